@@ -1,0 +1,1 @@
+"""sciopt: scientific design by gradient-based bi-level optimization."""

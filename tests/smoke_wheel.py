@@ -1,0 +1,27 @@
+"""Run by `make wheel` outside the checkout: the installed wheel is whole and holds its data files."""
+
+import importlib
+import tomllib
+from pathlib import Path
+
+import sciopt
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Import every listed package from the installed copy; read the data registry; reach the command line."""
+    home = Path(sciopt.__file__).resolve().parent
+    if home == ROOT / "sciopt" or home.parent.name != "smoke":
+        raise SystemExit(f"smoke_wheel: expected the copy installed in build/smoke, got {home}. Run `make wheel`.")
+    for name in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]:
+        module = importlib.import_module(name)
+        if not Path(str(module.__file__)).resolve().is_relative_to(home):
+            raise SystemExit(f"smoke_wheel: expected {name} in {home}, got {module.__file__}.")
+    entries = importlib.import_module("sciopt.data").registry()
+    importlib.import_module("sciopt.cli")
+    print(f"wheel: {sciopt.__name__} imports from {home}, {len(entries)} data entries")
+
+
+if __name__ == "__main__":
+    main()
