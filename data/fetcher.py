@@ -135,14 +135,14 @@ def fetch(name: str) -> Path:
                 f"fetch: expected {source} to have SHA-256 {item.sha256}, got other contents. Replace the file in the "
                 f"mirror, or unset `{MIRROR_VARIABLE}` to download it."
             )
-        _retrieve(item, path, f"file://{source}", downloader=_copier(source), retries=0)
+        _retrieve(item, path, str(source), downloader=_copy, retries=0)
     elif item.url is None:
         raise DataError(
             f"fetch: expected a copy of `{item.name}` in the cache or a mirror, got none. This file was converted from "
             f"{item.source_url} and has no public address of its own. {_advice(item, path)}"
         )
     else:
-        _retrieve(item, path, item.url, downloader=None, retries=RETRIES)
+        _retrieve(item, path, item.url, downloader=_download, retries=RETRIES)
     return path
 
 
@@ -160,16 +160,24 @@ def _matches(path: Path, item: Entry) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == item.sha256
 
 
-def _copier(source: Path) -> Callable[[str, Any, Any], None]:
-    """A pooch downloader that copies a local file."""
-
-    def copy(url: str, output_file: Any, pooch: Any) -> None:
-        shutil.copyfile(source, output_file)
-
-    return copy
+def _copy(source: str, output_file: Any, pooch: Any) -> None:
+    """A pooch downloader for a local file."""
+    shutil.copyfile(source, output_file)
+    os.chmod(output_file, 0o644)  # pooch's temporary files are private, a cache may be shared
 
 
-def _retrieve(item: Entry, path: Path, url: str, *, downloader: Callable[..., None] | None, retries: int) -> None:
+def _download(url: str, output_file: Any, pooch: Any) -> None:
+    """A pooch downloader that closes its connection also when the answer is an error or cut short; pooch's leaks it."""
+    import requests
+
+    with requests.get(url, stream=True, timeout=30) as response, open(output_file, "wb") as file:
+        response.raise_for_status()
+        for chunk in response.iter_content(1 << 20):
+            file.write(chunk)
+    os.chmod(output_file, 0o644)
+
+
+def _retrieve(item: Entry, path: Path, url: str, *, downloader: Callable[..., None], retries: int) -> None:
     """Through pooch: temporary file, checksum, rename, retries."""
     import pooch
     import requests
@@ -182,7 +190,8 @@ def _retrieve(item: Entry, path: Path, url: str, *, downloader: Callable[..., No
         )
         fetcher.fetch(item.name, downloader=downloader)
     except (ValueError, OSError, requests.exceptions.RequestException) as error:
-        attempts = f"{retries + 1} attempts" if retries else "one attempt"
+        retried = retries and isinstance(error, (ValueError, requests.exceptions.RequestException))
+        attempts = f"{retries + 1} attempts" if retried else "one attempt"
         raise DataError(
             f"fetch: expected `{item.name}` from {url}, got {type(error).__name__} after {attempts} ({error}). "
             f"Download {item.url or item.source_url} by hand. {_advice(item, path)}"

@@ -103,6 +103,7 @@ def test_mirror_is_copied_and_verified(mirror):
     path = fetch(ITEM.name)
     assert path.read_bytes() == CONTENT
     assert path.is_relative_to(cache_dir())
+    assert path.stat().st_mode & 0o777 == 0o644  # others may read a shared cache
 
 
 def test_cache_works_when_the_mirror_is_gone(mirror, monkeypatch):
