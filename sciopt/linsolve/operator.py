@@ -60,6 +60,8 @@ class LinearOperator:
         layout: structure of the tree that vectors stand for, when built on trees.
         out_layout: the same for products, where it differs.
         broadcasts: whether ``mv`` accepts further leading dimensions.
+        evaluate: for the Jacobian of a problem: ``evaluate(function)`` is ``function(inner_params, outer_params)`` at
+            the point of linearization, ``(*batch, ...)``, for a linear solver that knows the problem's structure.
     Raises:
         ValueError: for a symmetric operator that is not square, or a null space of wrong shape, not orthonormal,
             or declared for an operator that is not symmetric.
@@ -81,6 +83,7 @@ class LinearOperator:
     layout: Layout | None = None
     out_layout: Layout | None = None
     broadcasts: bool = False
+    evaluate: Callable[[Callable[[Any, Any], Any]], Any] | None = None
 
     def __post_init__(self) -> None:
         tags = frozenset(self.tags)
