@@ -1,0 +1,151 @@
+"""The Solver noun: configuration with ``init`` and ``step``, and the one loop that runs every iterative solver."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sciopt.checks import check_rtol_dtype
+from sciopt.params import under_transform
+from sciopt.problem.base import AbstractProblem
+from sciopt.problem.minimize import Minimize
+from sciopt.problem.system import Oracle
+from sciopt.solution import Solution, Status
+
+__all__ = ["AbstractIterativeSolver", "AbstractSolver", "run"]
+
+
+class AbstractSolver(ABC):
+    """How to find theta*. Concrete solvers are frozen dataclasses that hold configuration only.
+
+    ``solves`` lists the problem classes; ``nonsmooth`` says whether `Minimize` with ``box`` or ``prox`` is among them.
+    """
+
+    solves: ClassVar[tuple[type[AbstractProblem], ...]]
+    nonsmooth: ClassVar[bool] = False
+
+    @abstractmethod
+    def solve(self, oracle: Oracle, x: Tensor) -> Solution:
+        """Solve from flat ``x`` of shape ``(*batch, n)``; never raises for numerical trouble."""
+
+    def check(self, problem: AbstractProblem) -> None:
+        """Raise TypeError when this solver does not solve this class of problem."""
+        if not isinstance(problem, self.solves):
+            names = ", ".join(kind.__name__ for kind in self.solves)
+            raise TypeError(
+                f"{type(self).__name__}: expected a problem of class {names}, got {type(problem).__name__}. "
+                "Pick a solver that lists this class in `solves`."
+            )
+        if isinstance(problem, Minimize) and not problem.smooth and not self.nonsmooth:
+            raise TypeError(
+                f"{type(self).__name__}: expected a smooth Minimize without `box` or `prox`, got one with it. "
+                "Use ProximalGradient, which respects both."
+            )
+
+
+class AbstractIterativeSolver(AbstractSolver):
+    """A solver that steps. Its state is a dict of tensors with leading ``*batch`` dimensions, replaced at every step.
+
+    Every state holds at least
+
+    - ``residual_norm`` ``(*batch,)``: norm of the optimality residual at the current point;
+    - ``scale`` ``(*batch,)``: what ``rtol`` refers to (set once, or updated);
+    - ``status_code`` ``(*batch,)`` int64: `Status.RUNNING`, or an outcome that the step itself found out;
+
+    and may hold ``floor`` ``(*batch,)``: a residual that rounding explains, at which a row counts as converged.
+
+    `step` moves first, by what the state knows, and looks (asks the oracle) at the new point afterwards. It is written
+    with torch operations that `Unrolled` can differentiate, and each row depends on that row alone. A solver whose move
+    needs no oracle sets ``looks_after``: the last look of a run of fixed length then needs no graph.
+    """
+
+    looks_after: ClassVar[bool] = False
+    rtol: float | None
+    atol: float
+    max_steps: int
+
+    @abstractmethod
+    def init(self, oracle: Oracle, x: Tensor) -> dict[str, Any]:
+        """State at the start."""
+
+    @abstractmethod
+    def step(self, oracle: Oracle, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """One step of every row."""
+
+    def terminate(self, x: Tensor, state: dict[str, Any], rtol: float) -> Tensor:
+        """Status codes ``(*batch,)`` after a step: converged, a step's own verdict, NaN, or running."""
+        code = state["status_code"]
+        norm = state["residual_norm"].detach()
+        limit = self.atol + rtol * state["scale"].detach()
+        if "floor" in state:
+            limit = torch.maximum(limit, state["floor"].detach())
+        done = (norm <= limit) & (code <= int(Status.STAGNATED))  # a row that stands still may stand on the solution
+        code = torch.where(done, int(Status.CONVERGED), code)
+        return torch.where((code == int(Status.RUNNING)) & ~torch.isfinite(norm), int(Status.NONFINITE), code)
+
+    def solve(self, oracle: Oracle, x: Tensor) -> Solution:
+        return run(self, oracle, x)
+
+
+def run(
+    solver: AbstractIterativeSolver,
+    oracle: Oracle,
+    x: Tensor,
+    *,
+    num_steps: int | None = None,
+    check_every: int = 1,
+) -> Solution:
+    """Step until every row has ended; a finished row keeps its point.
+
+    Args:
+        solver: the solver.
+        oracle: the problem.
+        x: start ``(*batch, n)``.
+        num_steps: take exactly this many steps, with no stopping and no host synchronisation (status by the last test).
+        check_every: steps between two looks at the statuses.
+
+    Returns:
+        `Solution` with flat ``value``; ``state`` is the solver's last state.
+    """
+    rtol = check_rtol_dtype(type(solver).__name__, solver.rtol, x.dtype)
+    if num_steps is not None:
+        return _run_fixed(solver, oracle, x, num_steps, rtol)
+    state = solver.init(oracle, x)
+    code = solver.terminate(x, state, rtol)
+    steps = torch.zeros_like(code)
+    norm = state["residual_norm"]
+    running = code == int(Status.RUNNING)
+    single = x.ndim == 1 and check_every == 1  # a row that still runs is the only row: nothing to freeze
+    for k in range(solver.max_steps):
+        if k % check_every == 0 and not bool(running.any()):
+            break
+        moved, state = solver.step(oracle, x, state)
+        if single:
+            x, norm, steps = moved, state["residual_norm"], steps + 1
+            code = solver.terminate(x, state, rtol)
+        else:
+            x = torch.where(running.unsqueeze(-1), moved, x)
+            norm = torch.where(running, state["residual_norm"], norm)
+            steps = steps + running
+            code = torch.where(running, solver.terminate(x, state, rtol), code)
+        running = code == int(Status.RUNNING)
+    code = torch.where(running, int(Status.MAX_STEPS), code)
+    return Solution(value=x, status_code=code, residual_norm=norm.detach(), num_steps=steps, state=state)
+
+
+def _run_fixed(solver: AbstractIterativeSolver, oracle: Oracle, x: Tensor, num_steps: int, rtol: float) -> Solution:
+    state = solver.init(oracle, x)
+    last = oracle
+    if solver.looks_after and oracle.differentiable and not under_transform():
+        last = Oracle(oracle.system, oracle.args)  # this look serves the certificate alone
+    for k in range(num_steps):
+        x, state = solver.step(oracle if k < num_steps - 1 else last, x, state)
+    code = solver.terminate(x, state, rtol)
+    code = torch.where(code == int(Status.RUNNING), int(Status.MAX_STEPS), code)
+    steps = torch.full_like(code, num_steps)
+    return Solution(
+        value=x, status_code=code, residual_norm=state["residual_norm"].detach(), num_steps=steps, state=state
+    )

@@ -1,0 +1,157 @@
+"""Limited-memory BFGS, batched: one evaluation per step, one line search and one history for each problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from sciopt.checks import check_option, check_tolerances
+from sciopt.inner.abstract import AbstractIterativeSolver
+from sciopt.inner.lbfgs_memory import Memory
+from sciopt.inner.line_search import acceptable, first_step_size, shorten
+from sciopt.inner.rows import base_state, dot, norm, quotient, rounding_floor, select, verdict
+from sciopt.problem.minimize import LeastSquares, Minimize
+from sciopt.problem.system import Oracle
+from sciopt.solution import Status
+
+__all__ = ["LBFGS"]
+
+RESET_AFTER = 8  # rejected trials along one quasi-Newton direction before the history is dropped
+STUCK_AFTER = 40  # rejected trials along the plain gradient before the row stands still
+STALE_AFTER = 60  # accepted steps without progress in value or gradient
+RUNAWAY = 1e10  # growth of |x| beyond which a minimum is not expected
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LBFGS(AbstractIterativeSolver):
+    """Limited-memory BFGS with a safeguarded cubic line search; the default solver for smooth minima.
+
+    Use it for training losses and energies of any size. A step is one trial of the line search, so it costs one
+    gradient evaluation (typically accepted at once) and about ``6 history n`` multiplications; memory ``2 history``
+    vectors. In a batch every problem has its own search, history and verdict, and no evaluation is wasted on waiting for another.
+    Close to rounding the search trusts slopes instead of values, so that gradients far below ``sqrt(eps)`` are reached.
+
+    Args:
+        history: number of curvature pairs kept.
+        rtol: tolerance on ``|grad|`` relative to its norm at the start; None: 1e-8 in float64, 1e-4 in float32.
+        atol: absolute tolerance on ``|grad|``.
+        max_steps: step budget.
+
+    Raises:
+        ValueError: for options out of range.
+
+    Example:
+        >>> from sciopt import Minimize, best_response
+        >>> problem = Minimize(lambda theta, phi: (theta**4).sum() + ((theta - phi) ** 2).sum())
+        >>> best_response(problem, torch.ones(3), init=torch.zeros(3), solver=LBFGS()).status.name
+        'CONVERGED'
+
+    References:
+        Liu, Nocedal. "On the limited memory BFGS method for large scale optimization". Math. Programming 45 (1989).
+        Byrd, Nocedal, Schnabel. "Representations of quasi-Newton matrices and their use in limited memory methods".
+        Math. Programming 63 (1994), eq. 3.1. Hager, Zhang. "A new conjugate gradient method with guaranteed descent
+        and an efficient line search". SIAM J. Optim. 16 (2005), approximate Wolfe conditions. Li, Fukushima. "On the global
+        convergence of the BFGS method for nonconvex unconstrained optimization problems". SIAM J. Optim. 11 (2001).
+    """
+
+    solves: ClassVar = (Minimize, LeastSquares)
+    looks_after: ClassVar = True
+    history: int = 10
+    rtol: float | None = None
+    atol: float = 0.0
+    max_steps: int = 2_000
+
+    def __post_init__(self) -> None:
+        check_tolerances("LBFGS", self.rtol, self.atol, self.max_steps)
+        ok = isinstance(self.history, int) and self.history >= 1
+        check_option("LBFGS", "history", self.history, ok, "to be an int >= 1", "10 is a good choice.")
+
+    def init(self, oracle: Oracle, x: Tensor) -> dict[str, Any]:
+        value, grad = oracle.value_and_grad(x)
+        start = norm(grad)
+        length = first_step_size(x, value, grad)
+        direction = -length.unsqueeze(-1) * grad
+        count = torch.zeros_like(start, dtype=torch.int64)
+        memory = Memory.empty(x, min(self.history, max(x.shape[-1], 1)), length)
+        return base_state(
+            start,
+            start,
+            value=value,
+            grad=grad,
+            direction=direction,
+            slope=dot(grad, direction),
+            length=torch.ones_like(length),
+            rejections=count,
+            stale=count,
+            best=start,
+            curvature=torch.full_like(start, torch.inf),
+            floor=torch.zeros_like(start),
+            reach=RUNAWAY * norm(x).clamp_min(1.0),
+            **memory.tensors(),
+        )
+
+    def step(self, oracle: Oracle, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        value, grad, slope, length = state["value"], state["grad"], state["slope"], state["length"]
+        shift = length.unsqueeze(-1) * state["direction"]
+        trial = x + shift
+        trial_value, trial_grad = oracle.value_and_grad(trial)
+        trial_slope = dot(trial_grad, state["direction"])
+        accept = acceptable(value, slope, length, trial_value, trial_slope)
+
+        moved = select(accept, trial, x)
+        change = trial_grad - grad
+        new_value = torch.where(accept, trial_value, value)
+        new_grad = select(accept, trial_grad, grad)
+        memory, direction = Memory.of(state).update(
+            accept, shift, change, new_grad, length, inplace=not oracle.differentiable
+        )
+        new_slope = dot(new_grad, direction)
+        rejections = torch.where(accept, 0, state["rejections"] + 1)
+        plain = memory.count == 0
+        uphill = accept & ~(new_slope < 0)
+        reset = uphill | (~plain & (rejections >= RESET_AFTER))
+        memory = memory.forget(reset)
+        steepest = -memory.gamma.unsqueeze(-1) * new_grad
+        direction = select(reset, steepest, select(accept, direction, state["direction"]))
+        new = {**state, **memory.tensors()}
+        new["slope"] = torch.where(reset, dot(new_grad, steepest), torch.where(accept, new_slope, slope))
+        shorter = shorten(value, slope, length, trial_value, trial_slope)
+        new["length"] = torch.where(accept | reset, torch.ones_like(length), shorter)
+        new |= {"value": new_value, "grad": new_grad, "direction": direction}
+        new["rejections"] = torch.where(reset, 0, rejections)
+        self._judge(x, state, new, accept, moved, shift, change, trial_value)
+        return moved, new
+
+    @torch.no_grad()
+    def _judge(
+        self,
+        x: Tensor,
+        state: dict[str, Any],
+        new: dict[str, Any],
+        accept: Tensor,
+        moved: Tensor,
+        shift: Tensor,
+        change: Tensor,
+        trial_value: Tensor,
+    ) -> None:
+        """Norms, rounding floor and the row's own verdict."""
+        size, grad_norm = norm(moved), norm(new["grad"])
+        seen = quotient(norm(change), norm(shift))
+        old = state["curvature"]
+        fresh = torch.isinf(old)
+        smallest = torch.where(torch.isfinite(seen), torch.minimum(old, seen), old)  # far trials are steep: distrust
+        running = torch.where(fresh | ~torch.isfinite(old), seen, torch.maximum(seen, 0.9 * old))
+        new["curvature"] = curvature = torch.where(accept, running, torch.where(fresh, smallest, old))
+        stuck = new["rejections"] >= STUCK_AFTER
+        new["floor"] = torch.where(accept | stuck, rounding_floor(curvature, size), 0.0)
+        new["residual_norm"] = grad_norm
+        eps = torch.finfo(x.dtype).eps
+        gained = (grad_norm < 0.9 * state["best"]) | (state["value"] - new["value"] > 10 * eps * new["value"].abs())
+        new["best"] = torch.minimum(state["best"], grad_norm)
+        new["stale"] = torch.where(gained | ~accept, torch.where(gained, 0, state["stale"]), state["stale"] + 1)
+        code = verdict(state["status_code"], stuck | (new["stale"] >= STALE_AFTER), Status.STAGNATED)
+        new["status_code"] = verdict(code, (size > state["reach"]) | torch.isneginf(trial_value), Status.DIVERGED)

@@ -1,0 +1,91 @@
+"""Row-wise arithmetic that the solvers share: every row of the batch is one problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciopt.params import under_transform
+from sciopt.solution import Status
+
+__all__ = [
+    "any_row",
+    "base_state",
+    "check_growth",
+    "dot",
+    "norm",
+    "quotient",
+    "rounding_floor",
+    "safe_norm",
+    "select",
+    "verdict",
+]
+
+GROWTH = 1e6  # a residual that has grown by this factor will not come back
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of the rows, ``(*batch,)``."""
+    return torch.linalg.vecdot(a, b)
+
+
+def norm(v: Tensor) -> Tensor:
+    """Euclidean norms of the rows, cut off from the graph."""
+    return torch.linalg.vector_norm(v.detach(), dim=-1)
+
+
+def safe_norm(v: Tensor) -> Tensor:
+    """Euclidean norms of the rows with derivative zero at zero, to any order."""
+    square = dot(v, v)
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+
+
+def quotient(a: Tensor, b: Tensor, fallback: float | Tensor = 0.0) -> Tensor:
+    """``a / b`` where b is not zero, else ``fallback``; no NaN in the gradient either way."""
+    regular = b != 0
+    return torch.where(regular, a / torch.where(regular, b, 1.0), fallback)
+
+
+def select(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Rows of ``a`` where the mask ``(*batch,)`` holds, else of ``b``."""
+    return torch.where(mask.reshape(*mask.shape, *(1,) * (a.ndim - mask.ndim)), a, b)
+
+
+def any_row(mask: Tensor) -> bool:
+    """Whether a row is set; True when a transform hides the values (the loop then runs to its end)."""
+    if under_transform() and torch._C._functorch.is_functorch_wrapped_tensor(mask):
+        return True
+    return bool(mask.any())
+
+
+def base_state(residual_norm: Tensor, scale: Tensor, **more: Any) -> dict[str, Any]:
+    """A running state with the keys that every solver has."""
+    code = torch.full_like(residual_norm, int(Status.RUNNING), dtype=torch.int64)
+    return {"residual_norm": residual_norm, "scale": scale, "status_code": code, **more}
+
+
+def verdict(code: Tensor, mask: Tensor, status: Status) -> Tensor:
+    """Codes with ``status`` written into the running rows of ``mask``."""
+    return torch.where(mask & (code == int(Status.RUNNING)), int(status), code)
+
+
+def check_growth(code: Tensor, residual_norm: Tensor, start: Tensor) -> Tensor:
+    """`Status.DIVERGED` for rows whose residual has outgrown its start ``(*batch,)`` beyond return."""
+    return verdict(code, residual_norm > GROWTH * start, Status.DIVERGED)
+
+
+def rounding_floor(curvature: Tensor, x_norm: Tensor) -> Tensor:
+    """The residual that rounding of ``x`` alone explains: ``10 eps |J| |x|`` for an estimate of ``|J|``."""
+    floor = 10 * torch.finfo(x_norm.dtype).eps * curvature * x_norm
+    return torch.where(torch.isfinite(floor), floor, 0.0)
+
+
+def loop_until_done(body: Callable[[int], Tensor], limit: int) -> None:
+    """Call ``body(k)`` up to ``limit`` times while it returns a mask with a row set."""
+    for k in range(limit):
+        if not any_row(body(k)):
+            return
