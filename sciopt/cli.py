@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
         rows = []
         for name in self.list_commands(ctx):
             command = None if name in _LAZY else self.get_command(ctx, name)
-            rows.append((name, command.get_short_help_str(80) if command else _LAZY[name][2]))
+            rows.append((name, command.get_short_help_str(100) if command else _LAZY[name][2]))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -147,13 +147,20 @@ def report(directory: Path) -> None:
 def problems(name: str | None) -> None:
     """List the problems that campaigns can run, or describe those of a domain or one of them."""
     from sciopt.campaign.describe import describe
+    from sciopt.campaign.errors import SpecError
     from sciopt.campaign.registry import domains, find, kinds
 
     if name is None:
+        broken = []
         for domain in domains():
-            for kind in kinds(domain).values():
-                click.echo(f"{kind.name}  {kind.summary}")
+            try:
+                for kind in kinds(domain).values():
+                    click.echo(f"{kind.name}  {kind.summary}")
+            except SpecError as error:
+                broken.append(str(error))
         click.echo("\n`sciopt problems NAME` shows the options.")
+        if broken:
+            raise SpecError("\n".join(broken))
         return
     chosen = [find(name)] if "." in name else list(kinds(name).values())
     click.echo("\n\n".join(describe(kind) for kind in chosen))

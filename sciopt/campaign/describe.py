@@ -19,7 +19,7 @@ def describe(kind: ProblemKind) -> str:
     Example:
         >>> import pydantic
         >>> class Options(pydantic.BaseModel, extra="forbid"):
-        ...     height: float = pydantic.Field(1.0, description="height of the arch [m]", gt=0)
+        ...     height: float = pydantic.Field(default=1.0, description="height of the arch [m]", gt=0)
         >>> kind = ProblemKind(name="arch.weight", summary="Lightest arch", options=Options, run=print, version="1")
         >>> print(describe(kind))
         arch.weight  (version 1)

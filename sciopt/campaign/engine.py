@@ -191,7 +191,7 @@ class _Worker:
             file.seek(start)
             tail = file.read()[-2000:].decode("utf-8", "replace").strip()
         hint = " (often: out of memory)" if how == "SIGKILL" else ""
-        return f"the worker process ended with {how}{hint}" + (f"; it last wrote:\n{tail}" if tail else "")
+        return f"the worker process ended with {how}{hint}" + (f"\nIt last wrote:\n{tail}" if tail else "")
 
     def _close(self) -> None:
         process = self._process

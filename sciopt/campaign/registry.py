@@ -108,7 +108,7 @@ class ProblemKind:
     Example:
         >>> import pydantic
         >>> class Options(pydantic.BaseModel, extra="forbid"):
-        ...     height: float = pydantic.Field(1.0, description="height of the arch [m]", gt=0)
+        ...     height: float = pydantic.Field(default=1.0, description="height of the arch [m]", gt=0)
         >>> kind = ProblemKind(name="arch.weight", summary="the lightest arch", options=Options, version="1",
         ...                    run=lambda options, context: JobResult(objective=options.height, status="CONVERGED"))
         >>> kind.domain

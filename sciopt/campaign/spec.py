@@ -41,7 +41,7 @@ class DesignSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     problem: str = Field(description="name of the problem, `<domain>.<problem>`")
-    name: Name | None = Field(None, description="what the report calls it; the problem's name if absent")
+    name: Name | None = Field(default=None, description="what the report calls it; the problem's name if absent")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the problem")
     sweep: dict[str, list[Any]] = Field(default_factory=dict, description="option -> values; all combinations are run")
     seeds: list[Seed] | None = Field(
@@ -60,7 +60,7 @@ class CampaignSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     name: Name = Field(description="name of the campaign; its folder is runs/<name> unless told otherwise")
-    seed: Seed = Field(0, description="seed of every design that names none")
+    seed: Seed = Field(default=0, description="seed of every design that names none")
     designs: list[DesignSpec] = Field(min_length=1, description="what to run")
 
 

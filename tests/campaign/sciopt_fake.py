@@ -23,17 +23,17 @@ PNG = bytes.fromhex(
 class Inner(BaseModel, extra="forbid"):
     """Nested options."""
 
-    max_steps: int = Field(5, description="steps of the inner solver", ge=1)
+    max_steps: int = Field(default=5, description="steps of the inner solver", ge=1)
 
 
 class Options(BaseModel, extra="forbid"):
     """Options of the fake problem."""
 
-    x: float = Field(1.0, description="position [m]", gt=0, le=100)
+    x: float = Field(default=1.0, description="position [m]", gt=0, le=100)
     mode: Literal["ok", "raise", "wait", "die", "die_once", "bad_status", "bad_figure", "slow"] = Field(
-        "ok", description="what happens"
+        default="ok", description="what happens"
     )
-    tally: str = Field("", description="folder in which each execution leaves a file")
+    tally: str = Field(default="", description="folder in which each execution leaves a file")
     inner: Inner = Field(default_factory=Inner, description="the inner solver")
 
 

@@ -1,0 +1,273 @@
+"""``report.html``: a whole campaign in one file, with pictures inside and nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sciopt.view.chart import line_chart
+
+if TYPE_CHECKING:
+    from sciopt.campaign.folder import Entry, Overview
+    from sciopt.campaign.results import FinishedDesign
+
+__all__ = ["render_report", "write_report"]
+
+_SMALL_CHARTS = 4
+
+
+def write_report(seen: Overview) -> Path:
+    """Write ``report.html`` into the campaign's folder, through a rename; returns its path."""
+    path = seen.directory / "report.html"
+    aside = path.with_name(f".report-{uuid.uuid4().hex[:8]}.html")
+    aside.write_text(render_report(seen), encoding="utf-8")
+    os.replace(aside, path)
+    return path
+
+
+def render_report(seen: Overview) -> str:
+    """The report as HTML text."""
+    style, script = (files("sciopt.view").joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))
+    varying = _varying(seen)
+    body = [
+        _summary(seen),
+        "<h2>Designs</h2>",
+        _gallery(seen) if any(_first_figure(entry) for entry in seen.entries) else "",
+        '<h3>Comparison</h3><div class="scroll">' + _table(seen, varying) + "</div>",
+        "<h2>One by one</h2>",
+        *(_design(entry, varying) for entry in seen.entries),
+        _software(seen),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{escape(seen.name)}: campaign report</title><style>{style}</style></head>\n"
+        f"<body><main>\n{chr(10).join(filter(None, body))}\n</main><script>{script}</script></body></html>\n"
+    )
+
+
+def _summary(seen: Overview) -> str:
+    results = [entry.result for entry in seen.entries if entry.result is not None]
+    numbers: list[tuple[str, str]] = [(str(len(seen.entries)), "designs"), (str(len(results)), "finished")]
+    unsure = sum(result.status != "CONVERGED" for result in results)
+    numbers += [(str(unsure), "not converged")] if unsure else []
+    for state in ("FAILED", "RUNNING", "PENDING", "DAMAGED"):
+        if count := seen.count(state):
+            numbers.append((str(count), {"PENDING": "not run yet"}.get(state, state.lower())))
+    numbers.append((_seconds(sum(float(result.run["seconds"]) for result in results)), "computing time"))
+    items = "".join(f"<li><b>{escape(number)}</b><span>{escape(what)}</span></li>" for number, what in numbers)
+    problems = ", ".join(dict.fromkeys(entry.design.problem for entry in seen.entries))
+    notes = list(seen.remarks)
+    if seen.removed:
+        notes.append(f"{seen.removed} finished designs of earlier specs are in the folder and not in this report.")
+    if seen.runner:
+        notes.append(f"The campaign was still being run by {seen.runner}.")
+    boxes = "".join(f'<p class="box">{escape(note)}</p>' for note in notes)
+    return (
+        f'<h1>{escape(seen.name)}</h1><p class="lead">Campaign report, written {time.strftime("%Y-%m-%d %H:%M")}. '
+        f'Problem: {escape(problems)}.</p><ul class="numbers">{items}</ul>{boxes}'
+    )
+
+
+def _gallery(seen: Overview) -> str:
+    cards = []
+    for entry in seen.entries:
+        figure = _first_figure(entry)
+        picture = _image(figure, entry.design.label) if figure else f'<span class="none">{_state_text(entry)}</span>'
+        result = entry.result
+        small = f"objective {_number(result.objective)}" if result else escape(entry.state.lower())
+        cards.append(
+            f'<a href="#d-{entry.design.key[:16]}"><span class="frame">{picture}</span>'
+            f"<strong>{escape(entry.design.label)}</strong><small>{small}</small></a>"
+        )
+    return f'<div class="gallery">{"".join(cards)}</div>'
+
+
+def _table(seen: Overview, varying: list[str]) -> str:
+    shared = [name for name in _metric_names(seen) if name not in varying][:6]
+    names = ["#", "design", "status", "objective", *varying, *shared, "steps", "seconds", "seed"]
+    head = "".join(f"<th><button>{escape(name)}</button></th>" for name in names)
+    rows = []
+    for number, entry in enumerate(seen.entries, 1):
+        result = entry.result
+        cells = [_cell(number), f'<td><a href="#d-{entry.design.key[:16]}">{escape(entry.design.label)}</a></td>']
+        cells += [f"<td>{_badge(entry)}</td>", _cell(result.objective if result else "")]
+        options = _flat(entry.design.options)
+        cells += [_cell(options.get(name, "")) for name in varying]
+        cells += [_cell(result.metrics.get(name, "") if result else "") for name in shared]
+        cells += [_cell(_steps(result) if result else ""), _cell(result.run["seconds"] if result else "")]
+        rows.append("<tr>" + "".join(cells) + _cell(entry.design.seed) + "</tr>")
+    return f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _design(entry: Entry, varying: list[str]) -> str:
+    design, result = entry.design, entry.result
+    head = (
+        f'<section class="design" id="d-{design.key[:16]}"><header><h2>{escape(design.label)}</h2>{_badge(entry)}'
+        f'<code title="key of the design: its folder under designs/">{design.key[:16]}</code></header>'
+    )
+    options = _flat(design.options)
+    ordered = [*(name for name in varying if name in options), *(name for name in options if name not in varying)]
+    facts = _facts("Options", {name: options[name] for name in ordered})
+    asked = f"{design.problem}, version {design.version}, seed {design.seed}"
+    if result is None:
+        return head + _trouble(entry) + f'<p class="lead">{escape(asked)}</p>{facts}</section>'
+    advice = (
+        "" if result.status == "CONVERGED" else f'<p class="box">{escape(result.status)}: {escape(result.advice)}</p>'
+    )
+    warnings = "".join(f'<p class="box">{escape(text)}</p>' for text in result.warnings)
+    figures = "".join(
+        f"<figure>{_image(path, f'{name} of {design.label}')}<figcaption>{escape(name)}</figcaption></figure>"
+        for name, path in result.figures.items()
+    )
+    run = result.run
+    done = {
+        "problem": asked,
+        "computed": run["started"],
+        "time": _seconds(float(run["seconds"])),
+        "threads": run["threads"],
+        "attempts": max(entry.attempts, 1),
+        "arrays": result.arrays.relative_to(result.folder.parent.parent).as_posix() if result.arrays else "none",
+    }
+    left = figures + _charts(result)
+    outcome = {"objective": result.objective, **result.metrics}
+    right = _facts("Outcome", outcome) + _facts("Certificate", {"status": result.status, **result.certificate})
+    return (
+        f'{head}{advice}{warnings}<div class="columns"><div>{left}</div><div>{right}</div></div>'
+        f'<div class="columns"><div>{facts}</div><div>{_facts("Run", done)}</div></div></section>'
+    )
+
+
+def _trouble(entry: Entry) -> str:
+    if entry.state not in ("FAILED", "DAMAGED"):
+        return f'<p class="box">{_state_text(entry)}</p>'
+    text = f'<p class="box bad">{escape(entry.reason or "no reason was recorded")}</p>'
+    if entry.attempts > 1:
+        text += f"<p>Tried {entry.attempts} times.</p>"
+    if entry.trace:
+        text += f"<details open><summary>Traceback</summary><pre>{escape(entry.trace.strip())}</pre></details>"
+    return text
+
+
+def _charts(result: FinishedDesign) -> str:
+    columns = dict(result.history)
+    x_label = "step"
+    count = len(next(iter(columns.values()), []))
+    x = columns.pop("step", [float(i) for i in range(count)])
+    if count < 2 or not columns:
+        return ""
+    main = "objective" if "objective" in columns else next(iter(columns))
+    charts = [line_chart(x, columns.pop(main), title=main, x_label=x_label)]
+    for name in list(columns)[:_SMALL_CHARTS]:
+        charts.append(line_chart(x, columns[name], title=name, x_label=x_label, height=130))
+    return "<h3>Convergence</h3>" + "".join(charts)
+
+
+def _software(seen: Overview) -> str:
+    runs = [entry.result.run for entry in seen.entries if entry.result is not None]
+    if not runs:
+        return ""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        facts = {**run["versions"], "platform": run["platform"], "CUDA device": run["cuda"], "threads": run["threads"]}
+        for name, value in facts.items():
+            if str(value) not in found.setdefault(name, []):
+                found[name].append(str(value))
+    seeds = sorted({entry.design.seed for entry in seen.entries})
+    found["seeds"] = [", ".join(map(str, seeds[:20])) + (", ..." if len(seeds) > 20 else "")]
+    found["versions of the problems"] = sorted({f"{e.design.problem} {e.design.version}" for e in seen.entries})
+    table = _facts("", {name: "; ".join(values) for name, values in found.items()})
+    return (
+        f'<h2>What it ran with</h2><div class="design">{table}</div>'
+        "<footer>Each design is the function of its problem, its options and its seed that is named above; its folder "
+        "<code>designs/&lt;key&gt;</code> holds result.json, the arrays and the pictures, with checksums.</footer>"
+    )
+
+
+def _varying(seen: Overview) -> list[str]:
+    """Options that differ between designs, in the order they are first met."""
+    values: dict[str, set[str]] = {}
+    for entry in seen.entries:
+        for name, value in _flat(entry.design.options).items():
+            values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
+    return [name for name, different in values.items() if len(different) > 1][:8]
+
+
+def _metric_names(seen: Overview) -> list[str]:
+    return list(dict.fromkeys(name for entry in seen.entries if entry.result for name in entry.result.metrics))
+
+
+def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+    return flat
+
+
+def _facts(title: str, facts: dict[str, Any]) -> str:
+    if not facts:
+        return ""
+    rows = "".join(f"<tr><th>{escape(str(name))}</th><td>{_value(value)}</td></tr>" for name, value in facts.items())
+    return (f"<h3>{escape(title)}</h3>" if title else "") + f'<table class="facts">{rows}</table>'
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f'<td class="n" data-value="{value!r}">{_number(value)}</td>'
+    return f"<td>{_value(value)}</td>"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return _number(value)
+    return escape(value if isinstance(value, str) else json.dumps(value))
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _steps(result: FinishedDesign) -> int | str:
+    columns: Iterable[list[float]] = result.history.values()
+    return max((len(column) for column in columns), default=0) or ""
+
+
+def _badge(entry: Entry) -> str:
+    if entry.result is not None:
+        good = entry.result.status == "CONVERGED"
+        return f'<span class="badge {"good" if good else "warn"}">{escape(entry.result.status)}</span>'
+    bad = entry.state in ("FAILED", "DAMAGED")
+    return f'<span class="badge{" bad" if bad else ""}">{escape(entry.state)}</span>'
+
+
+def _state_text(entry: Entry) -> str:
+    if entry.state == "RUNNING" and entry.step is not None:
+        return f"running, at step {entry.step} with objective {entry.objective:.6g}"
+    return {"PENDING": "not run yet", "RUNNING": "running", "FAILED": "failed", "DAMAGED": "damaged"}[entry.state]
+
+
+def _first_figure(entry: Entry) -> Path | None:
+    return next(iter(entry.result.figures.values()), None) if entry.result else None
+
+
+def _image(path: Path, text: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<img alt="{escape(text, quote=True)}" src="data:image/png;base64,{data}">'
