@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sciopt.checks import check_tolerances
 from sciopt.linsolve.abstract import AbstractLinearSolver, AbstractPreconditioner
-from sciopt.linsolve.iteration import Product, Progress, dot, preconditioning, run
+from sciopt.linsolve.iteration import Product, Progress, dot, preconditioning, probe_norm, run
 from sciopt.linsolve.operator import LinearOperator, format_tags
 from sciopt.linsolve.ritz import Lanczos
 from sciopt.solution import Solution, Status
@@ -98,7 +98,7 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
     for k in range(budget):
         if not count:
             break
-        q = operator.project(operator.mv(d))
+        q = progress.guard(operator.project(operator.mv(d)))
         curvature = dot(d, q)
         top = torch.fmax(top, curvature / length2)
         ok = active & (curvature > eps * top * length2)
@@ -113,7 +113,7 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
         norm = rr.sqrt()
         go = ok & (norm > progress.threshold)
         if apply:
-            z = apply(r)
+            z = progress.guard(apply(r))
             rz_new = dot(r, z)
             go = go & (rz_new > 0)
         else:
@@ -135,7 +135,9 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
             spent = norm <= 10 * eps * progress.rhs_norm  # nothing is left to reduce
             progress.settle(refused & spent, Status.STAGNATED)
             low = torch.where(refused & ~spent, torch.fmin(low, curvature / dot(d, d)), low)
-            progress.settle(stopped & ~(torch.isfinite(curvature) & (torch.isfinite(rr) | ~ok)), Status.NONFINITE)
+            broken = stopped & ~(torch.isfinite(curvature) & (torch.isfinite(rz_new) | ~ok))
+            progress.settle(broken, Status.NONFINITE)
+            progress.poison(broken)
             still = ~go.unsqueeze(-1)
             r.masked_fill_(still, 0)
             d.masked_fill_(still, 0)
@@ -148,10 +150,3 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
         progress.steps = torch.where(active, progress.steps + budget, progress.steps)
     first, last = lanczos.extremes()
     progress.note(min_ritz=torch.fmin(low, first), max_ritz=torch.fmax(high, last))
-
-
-def probe_norm(operator: LinearOperator, like: Tensor) -> Tensor:
-    """Lower estimate of the norm of A from one product with a fixed dense vector; tells rounding from curvature."""
-    index = torch.arange(1, like.shape[-1] + 1, device=like.device, dtype=like.dtype)
-    vector = operator.project(torch.cos(index * index).expand_as(like))
-    return torch.linalg.vector_norm(operator.mv(vector), dim=-1) / torch.linalg.vector_norm(vector, dim=-1)

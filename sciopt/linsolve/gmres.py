@@ -96,10 +96,10 @@ def cycle(operator: LinearOperator, apply: Product | None, progress: Progress, l
         w = (w - known.mT @ again).squeeze(-1)
         column = (rotations[..., : j + 1, : j + 1] @ (h + again)).squeeze(-1)
         beside = torch.linalg.vector_norm(w, dim=-1)
-        beside = torch.where(beside <= eps * size, 0, beside)  # the Krylov space is exhausted
+        beside = torch.where(beside <= 10 * eps * size, 0, beside)  # the Krylov space is exhausted
         progress.operator_norm = torch.fmax(progress.operator_norm, size)
         rho = torch.hypot(column[..., j], beside)
-        ok = active & (rho > eps * progress.operator_norm)
+        ok = active & (rho > 50 * eps * progress.operator_norm)
         c, s = torch.where(ok, column[..., j] / rho, 1), torch.where(ok, beside / rho, 0)
         entry = torch.cat([column[..., :j], rho.unsqueeze(-1)], -1)
         triangle[..., : j + 1, j] = torch.where(ok.unsqueeze(-1), entry, triangle[..., : j + 1, j])

@@ -13,7 +13,7 @@ from sciopt.linsolve.abstract import AbstractPreconditioner
 from sciopt.linsolve.operator import LinearOperator
 from sciopt.solution import Solution, Status
 
-__all__ = ["Product", "Progress", "check_system", "dot", "preconditioning", "run"]
+__all__ = ["Product", "Progress", "check_system", "dot", "preconditioning", "probe_norm", "run"]
 
 Product = Callable[[Tensor], Tensor]
 dot = torch.linalg.vecdot
@@ -43,6 +43,9 @@ class Progress:
         status: codes ``(*batch,)``.
         steps: steps taken ``(*batch,)``.
         operator_norm: lower estimate of the norm of A ``(*batch,)``, raised by recurrences.
+        poisoned: rows whose products are not finite, even of a zero vector; None when there are none.
+        first: whether no product was seen yet.
+        fresh: whether ``residual`` is the true residual at ``x`` for the rows that ran.
         aux: certificate entries; ``min_*`` and ``max_*`` are merged over restarts.
     """
 
@@ -54,6 +57,9 @@ class Progress:
     status: Tensor
     steps: Tensor
     operator_norm: Tensor
+    fresh: bool = False
+    poisoned: Tensor | None = None
+    first: bool = True
     aux: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -66,6 +72,18 @@ class Progress:
         self.status = self.status.masked_fill(rows, int(status))
         if steps:
             self.steps = torch.where(rows, self.steps + steps, self.steps)
+
+    def guard(self, product: Tensor) -> Tensor:
+        """A product, with zeros in the rows that would poison their stopped state."""
+        if self.first:
+            self.first = False
+            self.poison(~self.running & ~torch.isfinite(product).all(-1))
+        return product if self.poisoned is None else product.masked_fill(self.poisoned.unsqueeze(-1), 0)
+
+    def poison(self, rows: Tensor) -> None:
+        """Remember stopped rows ``(*batch,)`` whose products are not finite; reads one value on the host."""
+        if bool(rows.any()):
+            self.poisoned = rows if self.poisoned is None else self.poisoned | rows
 
     def note(self, **entries: Tensor) -> None:
         """Merge certificate entries: smallest of ``min_*``, largest of ``max_*``; NaN where a row has none."""
@@ -97,6 +115,13 @@ def check_system(owner: str, operator: LinearOperator, rhs: Tensor, x0: Tensor |
             )
 
 
+def probe_norm(operator: LinearOperator, like: Tensor) -> Tensor:
+    """Lower estimate of the norm of A from one product with a fixed dense vector; tells rounding from curvature."""
+    index = torch.arange(1, like.shape[-1] + 1, device=like.device, dtype=like.dtype)
+    vector = operator.project(torch.cos(index * index).expand_as(like))
+    return torch.linalg.vector_norm(operator.mv(vector), dim=-1) / torch.linalg.vector_norm(vector, dim=-1)
+
+
 def power_of_two(size: Tensor) -> Tensor:
     """The power of two next below each entry; one for zero, infinite and NaN entries."""
     mantissa = torch.frexp(size)[0]
@@ -115,28 +140,32 @@ def run(
     atol: float,
     max_steps: int | None,
     recurrence: Callable[[Progress, int], None],
+    least_squares: bool = False,
 ) -> Solution:
-    """Drive a recurrence for square systems until every row has a verdict based on its true residual.
+    """Drive a recurrence until every row has a verdict based on its true residual.
 
     ``recurrence(progress, budget)`` advances the running rows by at most ``budget`` steps. Afterwards the true
     residual decides: rows whose recurrence claims convergence while the true residual is still above the threshold,
     rows that broke down, and rows that just paused are restarted from where they are as long as that helps.
+    With ``least_squares`` the normal residual ``A^T (b - A x)`` may decide instead, see `LSMR`.
     """
-    check_system(owner, operator, rhs, x0)
+    check_system(owner, operator, rhs, x0, square=not least_squares)
     rtol = check_rtol_dtype(owner, rtol, operator.dtype)
     if max_steps is None:
         max_steps = min(max(10 * operator.shape[1], 100), 10_000)
     progress, scale, leak = _begin(operator, rhs, x0, rtol, atol)
     norm = _norm(progress.residual)
-    if operator.shape[1] == 1:
+    if operator.shape == (1, 1):
         _solve_scalars(operator, progress)
     if bool(progress.running.any()):
-        norm = _advance(operator, progress, norm, max_steps, recurrence)
+        norm = _advance(operator, progress, norm, max_steps, recurrence, rtol if least_squares else None)
     poisoned = progress.status == int(Status.NONFINITE)
     norm = norm.masked_fill(poisoned & (norm == 0), torch.nan)
     value = progress.x.mul_(scale.unsqueeze(-1))
     if leak is not None:
         progress.aux["nullspace_component"] = leak
+    if "normal_residual_norm" in progress.aux:
+        progress.aux["normal_residual_norm"] = progress.aux["normal_residual_norm"] * scale
     return Solution(
         value=value, status_code=progress.status, residual_norm=norm * scale, num_steps=progress.steps, aux=progress.aux
     )
@@ -151,7 +180,10 @@ def _begin(
 ) -> tuple[Progress, Tensor, Tensor | None]:
     scale = power_of_two(rhs.abs().amax(-1)) if rhs.shape[-1] else rhs.new_ones(rhs.shape[:-1])
     b = rhs / scale.unsqueeze(-1)
-    x = torch.zeros_like(b) if x0 is None else operator.project(x0 / scale.unsqueeze(-1))
+    if x0 is None:
+        x = b.new_zeros(*b.shape[:-1], operator.shape[1])
+    else:
+        x = operator.project(x0 / scale.unsqueeze(-1))
     bad = ~(torch.isfinite(b).all(-1) & torch.isfinite(x).all(-1))
     b = b.masked_fill(bad.unsqueeze(-1), 0)
     x = x.masked_fill(bad.unsqueeze(-1), 0)
@@ -212,6 +244,7 @@ def _advance(
     last: Tensor,
     max_steps: int,
     recurrence: Callable[[Progress, int], None],
+    normal_rtol: float | None,
 ) -> Tensor:
     """Rounds of a recurrence; returns the true residual norms."""
     eps = torch.finfo(last.dtype).eps
@@ -219,43 +252,71 @@ def _advance(
     while True:
         mine = progress.running
         recurrence(progress, max_steps - spent)
-        residual = progress.rhs - operator.project(operator.mv(progress.x))
+        residual = progress.residual if progress.fresh else progress.rhs - operator.project(operator.mv(progress.x))
         norm = torch.where(mine, _norm(residual), last)
         good = norm <= progress.threshold
+        fitted = good if normal_rtol is None else good | _fitted(operator, progress, residual, norm, normal_rtol)
         code = progress.status
-        progress.settle(mine & ~torch.isfinite(norm), Status.NONFINITE)
-        paused = mine & (code == int(Status.RUNNING))
-        claimed = mine & (code == int(Status.CONVERGED)) & ~good
-        broken = mine & (code == int(Status.BREAKDOWN)) & ~good
-        indefinite = code == int(Status.INDEFINITE)
-        progress.settle(mine & good & ~indefinite & (code != int(Status.NONFINITE)), Status.CONVERGED)
+        finite = torch.isfinite(norm)
+        paused = mine & (code == int(Status.RUNNING)) & ~fitted & finite
+        claimed = mine & (code == int(Status.CONVERGED)) & ~fitted & finite
+        broken = mine & (code == int(Status.BREAKDOWN)) & ~fitted & finite
+        keep = (code == int(Status.INDEFINITE)) | (code == int(Status.NONFINITE))
         left = progress.steps < max_steps
-        again = left & ((paused & (norm < (1 - 10 * eps) * last)) | ((claimed | broken) & (norm < 0.5 * last))) & ~good
-        progress.settle(paused & ~good & ~left & torch.isfinite(norm), Status.MAX_STEPS)
-        progress.settle((paused & left & ~again & ~good | claimed) & torch.isfinite(norm), Status.STAGNATED)
+        again = left & ((paused & (norm < (1 - 10 * eps) * last)) | ((claimed | broken) & (norm < 0.5 * last)))
+        progress.settle(mine & ~finite, Status.NONFINITE)
+        progress.settle(mine & fitted & ~keep, Status.CONVERGED)
+        if operator.shape[0] <= operator.shape[1]:
+            progress.settle(mine & fitted & ~good & ~keep, Status.SINGULAR)
+        progress.settle(paused & ~left, Status.MAX_STEPS)
+        progress.settle((paused & left) | claimed, Status.STAGNATED)
         progress.settle(again, Status.RUNNING)
-        flags = torch.stack([again.any(), (torch.where(again, progress.steps, 0)).max(), _stuck(progress).any()])
-        more, taken, stuck = flags.tolist()
+        stuck = _stuck(progress) & (progress.threshold > 0)
+        flags = torch.stack([again.any(), (torch.where(again, progress.steps, 0)).max(), stuck.any()])
+        more, taken, failed = flags.tolist()
         if not more:
-            if stuck:
-                _find_singular(operator, progress, residual, norm)
+            if failed:
+                _find_singular(operator, progress, stuck, residual, norm)
             return norm
         spent = int(taken)
         last = norm
         progress.residual = residual.masked_fill(~again.unsqueeze(-1), 0)
 
 
+def _fitted(operator: LinearOperator, progress: Progress, residual: Tensor, norm: Tensor, rtol: float) -> Tensor:
+    """Rows at a least-squares solution: ``|A^T r| <= tol |A| |r|``."""
+    image = operator.project(operator.transpose().mv(residual))
+    normal = _norm(image)
+    progress.aux["normal_residual_norm"] = normal
+    return normal <= normal_tolerance(operator, rtol) * progress.operator_norm * norm
+
+
+def normal_tolerance(operator: LinearOperator, rtol: float) -> float:
+    """Relative size of the normal residual that counts as zero.
+
+    Systems with at least as many unknowns as equations are expected to have a solution: there it is close to rounding.
+    """
+    m, n = operator.shape
+    return rtol if m > n else torch.finfo(operator.dtype).eps ** 0.75
+
+
 def _stuck(progress: Progress) -> Tensor:
-    return (progress.status == int(Status.STAGNATED)) | (progress.status == int(Status.BREAKDOWN))
+    codes = (Status.MAX_STEPS, Status.STAGNATED, Status.BREAKDOWN)
+    return torch.stack([progress.status == int(code) for code in codes]).any(0)
 
 
-def _find_singular(operator: LinearOperator, progress: Progress, residual: Tensor, norm: Tensor) -> None:
-    """Tell SINGULAR from other standstills: ``A^T r = 0`` with ``r != 0`` means that b is not in the range."""
-    if operator.rmv is None:
+def _find_singular(operator: LinearOperator, progress: Progress, rows: Tensor, residual: Tensor, norm: Tensor) -> None:
+    """Tell SINGULAR from other failures, to rounding: ``A x = 0`` with ``x != 0``, or ``A^T r = 0`` with ``r != 0``.
+
+    A residual at rounding level says nothing. Deliberately truncated solves (tolerances zero) do not come here.
+    """
+    if operator.shape[0] > operator.shape[1]:
         return
-    image = operator.rmv(residual)
-    scale = torch.maximum(progress.operator_norm, _norm(operator.mv(progress.rhs)) / progress.rhs_norm)
-    flat = _norm(image) <= 10 * torch.finfo(norm.dtype).eps ** 0.5 * scale * norm
-    # a residual at rounding level says nothing about the range
-    visible = norm > 1e3 * torch.finfo(norm.dtype).eps * progress.rhs_norm
-    progress.settle(_stuck(progress) & flat & visible, Status.SINGULAR)
+    eps = torch.finfo(norm.dtype).eps
+    scale = torch.fmax(progress.operator_norm, probe_norm(operator, progress.x))
+    lost = _norm(progress.rhs - residual) <= 100 * eps * scale * _norm(progress.x)
+    if operator.rmv is not None:
+        image = operator.project(operator.transpose().mv(residual))
+        lost = lost | (_norm(image) <= 10 * eps**0.5 * scale * norm)
+    visible = norm > 1e3 * eps * progress.rhs_norm
+    progress.settle(rows & lost & visible, Status.SINGULAR)
