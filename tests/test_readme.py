@@ -1,0 +1,31 @@
+"""What the README shows works."""
+
+import re
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_example_gives_the_exact_hypergradient():
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    torch.manual_seed(0)
+    names: dict = {"print": lambda *words: None}
+    exec(code, names)
+    X, y, X_val, y_val = (names[name] for name in ("X", "y", "X_val", "y_val"))
+    phi = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    theta = torch.linalg.solve(X.T @ X / len(y) + torch.diag(phi.exp()), X.T @ y / len(y))
+    ((X_val @ theta - y_val) ** 2).mean().backward()
+    torch.testing.assert_close(names["phi"].grad, phi.grad, rtol=1e-6, atol=0.0)
+
+
+def test_commands_exist():
+    """Every ``make`` target of the README, and the two it opens with."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)\b", README))
+    assert {"demo", "test", "validate", "bench", "clean"} <= named <= targets
+    first = re.findall(r"^make ([a-z]+)", README.split("```")[1], flags=re.MULTILINE)
+    assert first == ["demo", "test"]
