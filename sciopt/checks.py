@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sciopt.params import tree_leaves
+from sciopt.transforms import is_wrapped
 
 __all__ = ["check_finite", "check_option", "check_tolerances", "check_tree", "default_rtol"]
 
@@ -53,7 +54,9 @@ def check_tree(owner: str, name: str, tree: Any, like: Tensor | None = None) -> 
     """
     leaves = tree_leaves(tree)
     if not leaves:
-        raise ValueError(f"{owner}: expected `{name}` to hold at least one tensor, got {tree!r}. Pass a tensor or a dict.")
+        raise ValueError(
+            f"{owner}: expected `{name}` to hold at least one tensor, got {tree!r}. Pass a tensor or a dict."
+        )
     for leaf in leaves:
         if not isinstance(leaf, Tensor):
             raise TypeError(
@@ -61,7 +64,9 @@ def check_tree(owner: str, name: str, tree: Any, like: Tensor | None = None) -> 
                 "Wrap numbers with torch.tensor; pass modules through torch.func.functional_call."
             )
         if not leaf.is_floating_point():
-            raise TypeError(f"{owner}: expected `{name}` in a real floating-point dtype, got {leaf.dtype}. Convert it first.")
+            raise TypeError(
+                f"{owner}: expected `{name}` in a real floating-point dtype, got {leaf.dtype}. Convert it first."
+            )
     first = leaves[0] if like is None else like
     for leaf in leaves:
         if leaf.dtype != first.dtype or leaf.device != first.device:
@@ -75,7 +80,7 @@ def check_tree(owner: str, name: str, tree: Any, like: Tensor | None = None) -> 
 def check_finite(owner: str, name: str, leaves: list[Tensor]) -> None:
     """Raise ValueError when a leaf holds NaN or Inf; silent under transforms, where values cannot be read."""
     for leaf in leaves:
-        if torch._C._functorch.is_functorch_wrapped_tensor(leaf):
+        if is_wrapped(leaf):
             continue
         bad = ~torch.isfinite(leaf.detach())
         if bool(bad.any()):

@@ -10,15 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from sciopt.transforms import under_transform
+
 __all__ = ["Layout", "ravel", "tree_leaves", "tree_map", "under_transform"]
 
 tree_leaves = pytree.tree_leaves
 tree_map = pytree.tree_map
-
-
-def under_transform() -> bool:
-    """Whether a `torch.func` transform (grad, vjp, jvp, vmap, functionalize) is active."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 @dataclass(frozen=True)

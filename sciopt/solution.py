@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from sciopt.transforms import is_wrapped
+
 __all__ = ["SolveError", "Solution", "Status", "worst"]
 
 
@@ -101,7 +103,7 @@ class Solution:
     @property
     def status(self) -> Status:
         """The `Status`; of a batch, the worst one. Not available inside `torch.func` transforms."""
-        if torch._C._functorch.is_functorch_wrapped_tensor(self.status_code):
+        if is_wrapped(self.status_code):
             raise RuntimeError(
                 "Solution: expected `status` to be read outside torch.func transforms, got a transformed tensor. "
                 "Read `status_code`, or return the Solution from the transform and read `status` there."

@@ -1,0 +1,118 @@
+"""The two linear solves A^-1 and A^-T of the implicit function theorem, each the other's derivative."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciopt.hypergradients.abstract import Request, lift, to_front
+from sciopt.hypergradients.products import jacobian_vector, pull_args, push
+from sciopt.linsolve.abstract import AbstractLinearSolver
+from sciopt.problem.system import Oracle
+from sciopt.solution import Solution, SolveError, Status
+
+__all__ = ["HypergradientWarning", "JacobianSolve", "check_adjoint"]
+
+
+class HypergradientWarning(UserWarning):
+    """A hypergradient that should not be trusted as it stands; the text says why and what to do."""
+
+
+def check_adjoint(request: Request, solution: Solution) -> None:
+    """Note the adjoint's solution; raise or warn when it failed."""
+    record = request.record
+    record.adjoint = solution
+    component = solution.aux.get("nullspace_component")
+    if component is not None and bool((component > 1e-6).any()):
+        warnings.warn(
+            "best_response: expected an outer loss that is constant along the declared `nullspace`, got a gradient with a "
+            f"relative component {float(component.max()):.1e} along it, which was dropped. Use an invariant outer loss "
+            "(align first, or compare distances).",
+            HypergradientWarning,
+            stacklevel=2,
+        )
+    if solution.status == Status.CONVERGED:
+        return
+    if request.throw:
+        raise SolveError("Implicit: adjoint", solution)
+    warnings.warn(str(SolveError("Implicit: adjoint", solution)), HypergradientWarning, stacklevel=2)
+
+
+class JacobianSolve(torch.autograd.Function):
+    """``y = A(x, args)^-1 b`` (or with A^T), A = dF/dx; differentiable in b, x and args to any order."""
+
+    @staticmethod
+    def forward(
+        linear_solver: AbstractLinearSolver, request: Request, transpose: bool, b: Tensor, x: Tensor, *args: Tensor
+    ) -> Tensor:
+        operator = Oracle(request.system, args).linearize(x)[1]
+        with torch.no_grad():
+            solution = linear_solver.solve(operator.transpose() if transpose else operator, b.detach())
+        check_adjoint(request, solution)
+        value = solution.value
+        return value.clone() if value is b or value._is_view() else value
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        linear_solver, request, transpose, _, x, *args = inputs
+        ctx.config = (linear_solver, request, transpose)
+        ctx.save_for_backward(output, x, *args)
+        ctx.save_for_forward(output, x, *args)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        linear_solver, request, transpose = ctx.config
+        y, x, *args = ctx.saved_tensors
+        w = JacobianSolve.apply(linear_solver, request, not transpose, grad, x, *args)
+
+        def applied(x: Tensor, *args: Tensor) -> Tensor:
+            return jacobian_vector(request.system, x, args, y, transpose=transpose)
+
+        grads = pull_args(applied, (x, *args), -w, ctx.needs_input_grad[4:])
+        return (None, None, None, w, *grads)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        linear_solver, request, transpose = ctx.config
+        y, x, *args = ctx.saved_tensors
+        rhs = tangents[3]
+
+        def applied(x: Tensor, *args: Tensor) -> Tensor:
+            return jacobian_vector(request.system, x, args, y, transpose=transpose)
+
+        moved = push(applied, (x, *args), tangents[4:])
+        rhs = -moved if rhs is None else rhs - moved
+        return JacobianSolve.apply(linear_solver, request, transpose, rhs, x, *args)
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        linear_solver: AbstractLinearSolver,
+        request: Request,
+        transpose: bool,
+        b: Tensor,
+        x: Tensor,
+        *args: Tensor,
+    ) -> Any:
+        size = info.batch_size
+        lifted = lift(request, in_dims[5:], size)
+        b, x = to_front(b, in_dims[3], size), to_front(x, in_dims[4], size)
+        return JacobianSolve.apply(linear_solver, lifted, transpose, b, x, *args), 0
+
+
+def solve_jacobian(
+    linear_solver: AbstractLinearSolver,
+    request: Request,
+    b: Tensor,
+    x: Tensor,
+    args: Sequence[Tensor],
+    *,
+    transpose: bool,
+) -> Tensor:
+    """``A^-1 b`` or ``A^-T b``."""
+    return JacobianSolve.apply(linear_solver, request, transpose, b, x, *args)

@@ -1,0 +1,174 @@
+"""`best_response`: theta*(phi), attached to autograd by the method the caller names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from sciopt.checks import check_finite, check_tree
+from sciopt.hypergradients.abstract import AbstractHypergradient, Record, Request
+from sciopt.hypergradients.auto import Auto
+from sciopt.inner.abstract import AbstractSolver
+from sciopt.params import ravel
+from sciopt.problem import AbstractProblem, Constrained, Eigen, FixedPoint, LeastSquares, Minimize, Recurrence, RootFind
+from sciopt.problem.captures import find_captures
+from sciopt.problem.system import System
+from sciopt.solution import Solution
+from sciopt.transforms import plain
+
+__all__ = ["best_response", "respond"]
+
+
+def best_response(
+    problem: AbstractProblem,
+    outer_params: Any,
+    *,
+    init: Any,
+    solver: AbstractSolver | None = None,
+    hypergradient: AbstractHypergradient | None = None,
+    throw: bool = True,
+) -> Solution:
+    """The inner solution ``theta*(phi)``, differentiable in ``phi``: the entry on which everything stands.
+
+    Compose it with losses, other calls of itself, and `torch.func` transforms (grad, vjp, jvp, vmap, jacrev, jacfwd, second
+    order in every mix but forward over forward). Problems carry a leading ``*batch`` shape (``problem.batch_ndim``), with
+    one status each.
+
+    Args:
+        problem: what is solved; its functions take ``(inner_params, outer_params)``.
+        outer_params: phi, a floating-point tensor or (nested) dict of tensors of one dtype and device.
+        init: start of the inner solve, a tensor or tree with the structure, shapes ``(*batch, ...)``, dtype and device of
+            theta.
+        solver: how theta* is found; None: L-BFGS for minima, Newton for equations (not needed by `Recurrence` and
+            `ClosedForm`).
+        hypergradient: how it is differentiated; None: `Auto`.
+        throw: raise `SolveError` when a solve fails (inner, or adjoint during the backward pass), else return the `Solution`
+            with its status (and warn about the adjoint).
+
+    Returns:
+        `Solution`; ``value`` has the structure of ``init``. Multipliers of `Constrained` are in ``aux``.
+
+    Raises:
+        TypeError: for leaves that are no floating-point tensors, of mixed dtype or device, for a solver that does not
+            solve this class of problem, and for captured tensors that cannot be lifted.
+        ValueError: for NaN or Inf in the inputs, or functions that return wrong shapes.
+        SolveError: with ``throw``, when a solve fails.
+
+    Example:
+        >>> from sciopt import Minimize
+        >>> from sciopt.inner import LBFGS
+        >>> from sciopt.hypergradients import Implicit
+        >>> ridge = Minimize(lambda theta, phi: ((theta - 1.0) ** 2).sum() + (phi.exp() * theta**2).sum())
+        >>> phi = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+        >>> sol = best_response(ridge, phi, init=torch.zeros_like(phi), solver=LBFGS(), hypergradient=Implicit())
+        >>> sol.value.sum().backward()
+        >>> phi.grad
+        tensor([-0.2500, -0.2500, -0.2500], dtype=torch.float64)
+    """
+    return respond(problem, outer_params, init, solver, hypergradient, throw, Record())
+
+
+def respond(
+    problem: AbstractProblem,
+    outer_params: Any,
+    init: Any,
+    solver: AbstractSolver | None,
+    hypergradient: AbstractHypergradient | None,
+    throw: bool,
+    record: Record,
+) -> Solution:
+    """`best_response` with a record of what happened."""
+    solver, method = resolve(problem, solver, hypergradient)
+    owner = "best_response"
+    outer_leaves = check_tree(owner, "outer_params", outer_params)
+    init_leaves = check_tree(owner, "init", init, like=outer_leaves[0])
+    check_finite(owner, "outer_params", outer_leaves)
+    check_finite(owner, "init", init_leaves)
+    check_batch(problem, init_leaves)
+    layout, x0 = ravel(problem.start(init, outer_params), problem.batch_ndim)
+    leaves, spec = pytree.tree_flatten(outer_params)
+    system = System(problem=problem, layout=layout, outer_spec=spec, num_outer=len(leaves))
+    captured: tuple[torch.Tensor, ...] = ()
+    if method.needs_captures:
+        captured = captures_of(system, x0, leaves)
+    if captured:
+        system = System(problem=problem, layout=layout, outer_spec=spec, num_outer=len(leaves), captured=captured)
+    request = Request(system, solver, throw, record)
+    record.request, record.args = request, (*leaves, *captured)
+    solution = method.respond(request, x0, record.args)
+    value, aux = problem.finish(layout.unflatten(solution.value))
+    return Solution(
+        value=value,
+        status_code=solution.status_code,
+        residual_norm=solution.residual_norm,
+        num_steps=solution.num_steps,
+        state=solution.state,
+        aux={**solution.aux, **aux},
+    )
+
+
+def resolve(
+    problem: AbstractProblem, solver: AbstractSolver | None, hypergradient: AbstractHypergradient | None
+) -> tuple[Any, AbstractHypergradient]:
+    """Check the strategies and fill in the defaults."""
+    for name, value, kind, advice in (
+        ("problem", problem, AbstractProblem, "Pass one of Minimize, FixedPoint, RootFind, LeastSquares, ..."),
+        ("solver", solver, AbstractSolver, "Pass an object of sciopt.inner, for example LBFGS()."),
+        ("hypergradient", hypergradient, AbstractHypergradient, "Pass an object such as Implicit(), not its class."),
+    ):
+        if value is None and name != "problem":
+            continue
+        if not isinstance(value, kind):
+            raise TypeError(f"best_response: expected `{name}` to be a {kind.__name__}, got {value!r}. {advice}")
+    method = Auto() if hypergradient is None else hypergradient
+    if isinstance(problem, Recurrence):
+        return solver, method
+    chosen = default_solver(problem) if solver is None else solver
+    chosen.check(problem)
+    return chosen, method
+
+
+def default_solver(problem: AbstractProblem) -> AbstractSolver:
+    """The inner solver used when none is named."""
+    from sciopt.inner import LBFGS, ConstrainedNewton, EigenSolve, Newton, ProximalGradient
+
+    if isinstance(problem, Minimize):
+        return LBFGS() if problem.smooth else ProximalGradient()
+    if isinstance(problem, LeastSquares):
+        return LBFGS()
+    if isinstance(problem, Constrained):
+        return ConstrainedNewton()
+    if isinstance(problem, Eigen):
+        return EigenSolve()
+    assert isinstance(problem, (FixedPoint, RootFind))
+    return Newton()
+
+
+def check_batch(problem: AbstractProblem, leaves: list[torch.Tensor]) -> None:
+    """Every leaf must carry the same batch dimensions."""
+    ndim = problem.batch_ndim
+    shapes = {tuple(leaf.shape[:ndim]) if leaf.ndim >= ndim else None for leaf in leaves}
+    if len(shapes) != 1 or None in shapes:
+        raise ValueError(
+            f"best_response: expected every leaf of `init` to have the same {ndim} leading batch dimensions, got shapes "
+            f"{[tuple(leaf.shape) for leaf in leaves]}. Add the batch dimension, or set `batch_ndim` of the problem."
+        )
+
+
+def captures_of(system: System, x0: torch.Tensor, leaves: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Captured tensors with derivatives that the problem's functions use."""
+    problem = system.problem
+
+    def probe(x: torch.Tensor, *args: torch.Tensor) -> Any:
+        inner, outer = system.layout.unflatten(x), system.outer(args)
+        if isinstance(problem, Recurrence):
+            return problem.at(inner, outer, 0) if problem.num_steps else inner
+        if isinstance(problem, (Minimize, LeastSquares)):
+            value = problem.objective(inner, outer)
+            moved = problem.project(inner, 1.0, outer) if isinstance(problem, Minimize) else inner
+            return value, moved
+        return problem.optimality(inner, outer)
+
+    return find_captures(type(problem).__name__, probe, [plain(x0), *(plain(leaf) for leaf in leaves)])

@@ -1,0 +1,80 @@
+"""The little that sciopt needs to know about active `torch.func` transforms; the one place that reads torch's internals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch.autograd import forward_ad
+
+__all__ = [
+    "carries_derivative",
+    "forward_levels",
+    "level_of",
+    "plain",
+    "reverse_levels",
+    "top_level",
+    "under_transform",
+]
+
+_functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009  (a compiled module without type stubs)
+
+
+def top_level() -> int:
+    """Number of the innermost active transform, 0 outside."""
+    interpreter = _functorch.peek_interpreter_stack()
+    return 0 if interpreter is None else interpreter.level()
+
+
+def under_transform() -> bool:
+    """Whether a `torch.func` transform (grad, vjp, jvp, vmap, functionalize) or a forward-mode level is active."""
+    return _functorch.peek_interpreter_stack() is not None or getattr(forward_ad, "_current_level") >= 0  # noqa: B009
+
+
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether a transform has wrapped the tensor."""
+    return _functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def level_of(tensor: Tensor) -> int:
+    """Number of the transform that wrapped the tensor, -1 for plain tensors."""
+    return _functorch.maybe_get_level(tensor) if is_wrapped(tensor) else -1
+
+
+def forward_levels() -> int:
+    """Number of nested forward-mode transforms (jvp, jacfwd) that are active."""
+    kind = _functorch.TransformType.Jvp
+    return sum(level.key() == kind for level in retrieve_all_functorch_interpreters())
+
+
+def reverse_levels() -> int:
+    """Number of nested reverse-mode transforms (grad, vjp, jacrev) that are active."""
+    kind = _functorch.TransformType.Grad
+    return sum(level.key() == kind for level in retrieve_all_functorch_interpreters())
+
+
+def carries_derivative(tensor: Tensor) -> bool:
+    """Whether a derivative or a batch may flow through the tensor: requires grad, dual, or batched, at any level."""
+    while True:
+        if tensor.requires_grad:
+            return True
+        dual = tensor.is_floating_point() and getattr(forward_ad, "_current_level") >= 0  # noqa: B009
+        if dual and forward_ad.unpack_dual(tensor).tangent is not None:
+            return True
+        if _functorch.is_batchedtensor(tensor):
+            return True
+        if not is_wrapped(tensor):
+            return False
+        tensor = _functorch.get_unwrapped(tensor)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A detached tensor with the same values, free of every transform; of a batched one, its first entry."""
+    while is_wrapped(tensor):
+        batched = _functorch.is_batchedtensor(tensor)
+        dim = _functorch.maybe_get_bdim(tensor) if batched else 0
+        tensor = _functorch.get_unwrapped(tensor)
+        tensor = tensor.select(dim, 0) if batched else tensor
+    return tensor.detach()
