@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_rtol_dtype
-from sciopt.linsolve.iteration import check_system
+from sciopt.linsolve.iteration import check_system, power_of_two
 from sciopt.linsolve.operator import LinearOperator
 from sciopt.solution import Solution, Status
 
@@ -37,6 +37,8 @@ def solve_dense(
     check_system(owner, operator, rhs, x0)
     rtol = check_rtol_dtype(owner, rtol, operator.dtype)
     matrix = operator.as_matrix()
+    magnitude = power_of_two(rhs.abs().amax(-1))
+    rhs = rhs / magnitude.unsqueeze(-1)
     b = operator.project(rhs)
     finite_b, finite_a = torch.isfinite(b).all(-1), torch.isfinite(matrix).all(-1).all(-1)
     b = b.masked_fill(~finite_b.unsqueeze(-1), 0)
@@ -48,7 +50,7 @@ def solve_dense(
         rank = max(1, n - operator.nullspace.shape[-1])
         spread = torch.linalg.matrix_norm(safe) / rank**0.5  # root mean square eigenvalue
         full = safe + spread[..., None, None] * (operator.nullspace @ operator.nullspace.mT)
-    inverse, trouble = factor(full)
+    inverse, trouble = factor(full) if n > 1 else _divide(full, operator.positive_definite)
 
     def residual(x: Tensor) -> Tensor:
         return b - operator.project((safe @ x.unsqueeze(-1)).squeeze(-1))
@@ -73,7 +75,7 @@ def solve_dense(
     x = torch.where((refined < norm).unsqueeze(-1), better, x)
     norm = torch.fmin(norm, refined)
 
-    threshold = atol + rtol * scale
+    threshold = atol / magnitude + rtol * scale
     good = norm <= threshold
     code = torch.full(norm.shape, int(Status.STAGNATED), device=norm.device)
     code = torch.where(trouble != int(Status.CONVERGED), trouble, code)
@@ -87,7 +89,17 @@ def solve_dense(
     if leak is not None:
         aux["nullspace_component"] = leak
     steps = (~zero & (code != int(Status.NONFINITE))).to(torch.int64)
-    return Solution(value=x, status_code=code, residual_norm=norm, num_steps=steps, aux=aux)
+    value = x * magnitude.unsqueeze(-1)
+    return Solution(value=value, status_code=code, residual_norm=norm * magnitude, num_steps=steps, aux=aux)
+
+
+def _divide(matrix: Tensor, definite: bool) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Inverse product and trouble codes of 1x1 matrices."""
+    a = matrix[..., 0]
+    codes = torch.where(a[..., 0] == 0, int(Status.SINGULAR), int(Status.CONVERGED))
+    if definite:
+        codes = codes.masked_fill(a[..., 0] < 0, int(Status.INDEFINITE))
+    return lambda vector: torch.where(a == 0, 0, vector / a), codes
 
 
 def _spectrum(operator: LinearOperator, matrix: Tensor, known: Tensor) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from sciopt.linsolve.abstract import AbstractPreconditioner
 from sciopt.linsolve.operator import LinearOperator
 from sciopt.solution import Solution, Status
 
-__all__ = ["Product", "Progress", "check_system", "dot", "preconditioning", "probe_norm", "run"]
+__all__ = ["Product", "Progress", "check_system", "dot", "power_of_two", "preconditioning", "probe_norm", "run"]
 
 Product = Callable[[Tensor], Tensor]
 dot = torch.linalg.vecdot
@@ -44,7 +44,7 @@ class Progress:
         steps: steps taken ``(*batch,)``.
         operator_norm: lower estimate of the norm of A ``(*batch,)``, raised by recurrences.
         poisoned: rows whose products are not finite, even of a zero vector; None when there are none.
-        first: whether no product was seen yet.
+        unseen: first products still to be checked for rows that never ran.
         fresh: whether ``residual`` is the true residual at ``x`` for the rows that ran.
         aux: certificate entries; ``min_*`` and ``max_*`` are merged over restarts.
     """
@@ -59,7 +59,7 @@ class Progress:
     operator_norm: Tensor
     fresh: bool = False
     poisoned: Tensor | None = None
-    first: bool = True
+    unseen: int = 3
     aux: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -75,8 +75,8 @@ class Progress:
 
     def guard(self, product: Tensor) -> Tensor:
         """A product, with zeros in the rows that would poison their stopped state."""
-        if self.first:
-            self.first = False
+        if self.unseen and self.status.numel() > 1:
+            self.unseen -= 1
             self.poison(~self.running & ~torch.isfinite(product).all(-1))
         return product if self.poisoned is None else product.masked_fill(self.poisoned.unsqueeze(-1), 0)
 
@@ -314,7 +314,8 @@ def _find_singular(operator: LinearOperator, progress: Progress, rows: Tensor, r
         return
     eps = torch.finfo(norm.dtype).eps
     scale = torch.fmax(progress.operator_norm, probe_norm(operator, progress.x))
-    lost = _norm(progress.rhs - residual) <= 100 * eps * scale * _norm(progress.x)
+    size = _norm(progress.x)
+    lost = (_norm(progress.rhs - residual) <= 100 * eps * scale * size) & (size > 0)
     if operator.rmv is not None:
         image = operator.project(operator.transpose().mv(residual))
         lost = lost | (_norm(image) <= 10 * eps**0.5 * scale * norm)
