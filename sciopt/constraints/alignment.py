@@ -21,7 +21,8 @@ class Alignment(NamedTuple):
         rotation: proper rotation ``(*batch, d, d)``, acting on column vectors.
         translation: ``(*batch, d)``, unit of the positions.
         aligned: ``(*batch, N, d)``.
-        rmsd: root of ``msd``, ``(*batch,)``; its gradient at an exact superposition, where it has a kink, is zero.
+        rmsd: root of ``msd``, ``(*batch,)``; zero with zero gradient, where it has a kink, at a superposition that is
+            exact up to rounding.
         msd: smallest weighted mean square deviation, ``(*batch,)``, smooth at an exact superposition.
     """
 
@@ -42,6 +43,7 @@ def kabsch(mobile: Tensor, target: Tensor, weights: Tensor | None = None) -> Ali
     sums ``s_i + s_j`` of (signed) singular values of the covariance ``H``. Equal singular values do no harm; only where
     ``s_i + s_j`` is below 100 eps of the largest one is the rotation undetermined (about the axis of a linear set; at
     the border where a mirror image fits as well), and the derivative about that axis is taken as zero.
+    There ``msd`` has a kink too, unless both sets are linear, and its gradient is that of the superposition found.
 
     Right in derivatives of the rotation up to third order and of ``msd`` up to fourth, in forward and reverse mode and
     under every `torch.func` transform.
@@ -95,7 +97,9 @@ def kabsch(mobile: Tensor, target: Tensor, weights: Tensor | None = None) -> Ali
 
     translation = goal.squeeze(-2) - (centre @ rotation.mT).squeeze(-2)
     aligned = x @ rotation.mT + goal
-    return Alignment(rotation, translation, aligned, safe_sqrt(msd), msd)
+    size = (mobile.square().sum(-1).mean(-1) + target.square().sum(-1).mean(-1)).detach()
+    noise = msd <= (10.0 * torch.finfo(msd.dtype).eps) ** 2 * size  # what rounding leaves has no direction
+    return Alignment(rotation, translation, aligned, safe_sqrt(torch.where(noise, 0.0, msd)), msd)
 
 
 def _frame(covariance: Tensor) -> tuple[Tensor, Tensor]:

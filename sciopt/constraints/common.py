@@ -68,8 +68,8 @@ def safe_sqrt(square: Tensor) -> Tensor:
     The distance of two coincident points has no direction; zero is the mean of its one-sided derivatives. Values below
     the square root of the smallest normal number count as zero, so that second derivatives do not overflow.
     """
-    positive = square > torch.finfo(square.dtype).tiny ** 0.5
-    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+    zero = square <= torch.finfo(square.dtype).tiny ** 0.5  # False for NaN, which stays NaN
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
 
 
 def named_params(

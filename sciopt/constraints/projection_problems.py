@@ -49,6 +49,10 @@ def constrained_to(
 
 def half_squared_distance(inner_params: Tensor, outer_params: Any) -> Tensor:
     """``1/2 |x - phi|^2`` over the last dimension; ``phi`` is a tensor or ``outer_params["point"]``."""
+    if isinstance(outer_params, dict) and "point" not in outer_params:
+        raise ValueError(
+            f"half_squared_distance: expected `point` in `outer_params`, got {sorted(outer_params)}. Name what is projected."
+        )
     point = outer_params["point"] if isinstance(outer_params, dict) else outer_params
     return 0.5 * (inner_params - point).square().sum(-1)
 
