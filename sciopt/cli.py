@@ -55,9 +55,12 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except CampaignError as error:
-            for line in str(error).splitlines():
-                click.echo(f"sciopt: error: {line}", err=True)
-            ctx.exit(2)
+            lines = str(error).splitlines()
+        except OSError as error:  # no space, no permission
+            lines = [f"{error.filename or 'file system'}: expected to read and write, got: {error.strerror or error}."]
+        for line in lines:
+            click.echo(f"sciopt: error: {line}", err=True)
+        ctx.exit(2)
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

@@ -89,7 +89,7 @@ class JobResult:
     history: dict[str, list[float]] = field(default_factory=dict)
     certificate: dict[str, float | int | str] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    figures: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    figures: dict[str, Callable[[Path], object]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 

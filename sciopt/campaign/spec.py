@@ -45,7 +45,7 @@ class DesignSpec(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict, description="options of the problem")
     sweep: dict[str, list[Any]] = Field(default_factory=dict, description="option -> values; all combinations are run")
     seeds: list[Seed] | None = Field(
-        None, description="one design per seed; the campaign's seed if absent", min_length=1
+        default=None, description="one design per seed; the campaign's seed if absent", min_length=1
     )
 
 

@@ -33,7 +33,7 @@ def line_chart(
         True
     """
     points = _thin([(float(a), float(b)) for a, b in zip(x, y, strict=True)])
-    finite = [(a, b) for a, b in points if math.isfinite(a) and math.isfinite(b)]
+    finite = [(a, b) for a, b in points if _drawable(a) and _drawable(b)]
     label = f"{title} over {x_label}"
     head = (
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label, quote=True)}">'
@@ -118,11 +118,16 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [points[round(i * stride)] for i in range(_POINTS)]
 
 
+def _drawable(value: float) -> bool:
+    """Finite, and so small that differences are finite too."""
+    return abs(value) < 1e300
+
+
 def _runs(points: list[tuple[float, float]], log: bool) -> list[list[tuple[float, float]]]:
     """Stretches without gaps."""
     runs: list[list[tuple[float, float]]] = [[]]
     for a, b in points:
-        if math.isfinite(a) and math.isfinite(b) and (b > 0 or not log):
+        if _drawable(a) and _drawable(b) and (b > 0 or not log):
             runs[-1].append((a, b))
         elif runs[-1]:
             runs.append([])

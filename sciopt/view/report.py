@@ -135,15 +135,14 @@ def _design(entry: Entry, varying: list[str]) -> str:
         "time": _seconds(float(run["seconds"])),
         "threads": run["threads"],
         "attempts": max(entry.attempts, 1),
-        "arrays": result.arrays.relative_to(result.folder.parent.parent).as_posix() if result.arrays else "none",
+        "folder": f"designs/{design.key[:16]}...",
+        "arrays": result.arrays.name if result.arrays else "none",
     }
     left = figures + _charts(result)
     outcome = {"objective": result.objective, **result.metrics}
     right = _facts("Outcome", outcome) + _facts("Certificate", {"status": result.status, **result.certificate})
-    return (
-        f'{head}{advice}{warnings}<div class="columns"><div>{left}</div><div>{right}</div></div>'
-        f'<div class="columns"><div>{facts}</div><div>{_facts("Run", done)}</div></div></section>'
-    )
+    right += facts + _facts("Run", done)
+    return f'{head}{advice}{warnings}<div class="columns"><div>{left}</div><div>{right}</div></div></section>'
 
 
 def _trouble(entry: Entry) -> str:
