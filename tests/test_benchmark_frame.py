@@ -96,6 +96,13 @@ def test_part_of_a_tier_leaves_the_kept_table_alone(bars, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SystemExit):
         runner.main(["--tier", "bench", "--only", "mett"], bars, tmp_path)
+    assert "matches 'mett', got none" in capsys.readouterr().err
+
+
+def test_a_tier_without_bars_proves_nothing(tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        runner.main(["--tier", "validate"], Bars(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_registering_twice_or_with_a_wrong_bound_is_refused(bars):

@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None, bars: Bars = BARS, results: Pat
     if bars is BARS:
         load_bars()
     rows = run(bars, options.tier, options.only or "*")
-    if options.only and not rows:
-        parser.error(f"--only: expected the name of a bar of tier {options.tier}, got {options.only!r}")
+    if not rows:
+        parser.error(f"expected a bar of tier {options.tier} that matches {options.only or '*'!r}, got none")
     text = document(options.tier, rows)
     print(text)
     if options.only is None:
