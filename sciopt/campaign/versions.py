@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import platform
+import tomllib
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 __all__ = ["machine", "sciopt_version"]
 
 
 def sciopt_version() -> str:
-    """Version of the installed package, or ``checkout``.
+    """Version of the installed package, or of the checkout it runs from.
 
     Example:
         >>> isinstance(sciopt_version(), str)
@@ -19,7 +21,10 @@ def sciopt_version() -> str:
     try:
         return version("sciopt")
     except PackageNotFoundError:
-        return "checkout"
+        file = Path(__file__).parents[2] / "pyproject.toml"
+        return (
+            tomllib.loads(file.read_text("utf-8"))["project"]["version"] + " (checkout)" if file.exists() else "unknown"
+        )
 
 
 def machine() -> dict[str, Any]:

@@ -44,6 +44,8 @@ def line_chart(
     low, high = min(b for _, b in finite), max(b for _, b in finite)
     log = low > 0 and high / low > 100
     x_ticks = ticks(min(a for a, _ in finite), max(a for a, _ in finite))
+    if all(a == round(a) for a, _ in finite):
+        x_ticks = [tick for tick in x_ticks if tick == round(tick)] or x_ticks
     y_ticks = _log_ticks(low, high) if log else ticks(low, high)
     left, right = min(x_ticks[0], finite[0][0]), max(a for a, _ in finite)
     bottom, top = min(y_ticks[0], low), max(y_ticks[-1], high)

@@ -186,7 +186,7 @@ def _software(seen: Overview) -> str:
     table = _facts("", {name: "; ".join(values) for name, values in found.items()})
     return (
         f'<h2>What it ran with</h2><div class="design">{table}</div>'
-        "<footer>Each design is the function of its problem, its options and its seed that is named above; its folder "
+        "<footer>Problem, options and seed determine a design; its folder "
         "<code>designs/&lt;key&gt;</code> holds result.json, the arrays and the pictures, with checksums.</footer>"
     )
 
