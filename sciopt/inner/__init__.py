@@ -1,17 +1,47 @@
 """How to find the settled state: one solver per file, and closed forms."""
 
 from sciopt.inner.abstract import AbstractIterativeSolver, AbstractSolver, run
+from sciopt.inner.adam import Adam
+from sciopt.inner.anderson import Anderson
+from sciopt.inner.broyden import Broyden
+from sciopt.inner.closed_form import (
+    kernel_ridge,
+    logistic_newton,
+    ridge,
+    ridge_dual,
+    ridge_primal,
+    weighted_least_squares,
+)
+from sciopt.inner.constrained_newton import ConstrainedNewton
+from sciopt.inner.eigen_solve import EigenSolve
+from sciopt.inner.gauss_newton import GaussNewton
 from sciopt.inner.gradient_descent import GradientDescent
 from sciopt.inner.lbfgs import LBFGS
+from sciopt.inner.newton import Newton
 from sciopt.inner.newton_cg import NewtonCG
 from sciopt.inner.picard import Picard
+from sciopt.inner.proximal_gradient import ProximalGradient
 
 __all__ = [
     "AbstractIterativeSolver",
     "AbstractSolver",
+    "Adam",
+    "Anderson",
+    "Broyden",
+    "ConstrainedNewton",
+    "EigenSolve",
+    "GaussNewton",
     "GradientDescent",
     "LBFGS",
+    "Newton",
     "NewtonCG",
     "Picard",
+    "ProximalGradient",
+    "kernel_ridge",
+    "logistic_newton",
+    "ridge",
+    "ridge_dual",
+    "ridge_primal",
     "run",
+    "weighted_least_squares",
 ]

@@ -32,8 +32,8 @@ class LBFGS(AbstractIterativeSolver):
 
     Use it for training losses and energies of any size. A step is one trial of the line search, so it costs one
     gradient evaluation (typically accepted at once) and about ``6 history n`` multiplications; memory ``2 history``
-    vectors. In a batch every problem has its own search, history and verdict, and no evaluation is wasted on waiting for another.
-    Close to rounding the search trusts slopes instead of values, so that gradients far below ``sqrt(eps)`` are reached.
+    vectors. In a batch every problem has its own search, history and verdict, and none waits for another. Close to
+    rounding the search trusts slopes instead of values, so that gradients far below ``sqrt(eps)`` are reached.
 
     Args:
         history: number of curvature pairs kept.
@@ -54,8 +54,9 @@ class LBFGS(AbstractIterativeSolver):
         Liu, Nocedal. "On the limited memory BFGS method for large scale optimization". Math. Programming 45 (1989).
         Byrd, Nocedal, Schnabel. "Representations of quasi-Newton matrices and their use in limited memory methods".
         Math. Programming 63 (1994), eq. 3.1. Hager, Zhang. "A new conjugate gradient method with guaranteed descent
-        and an efficient line search". SIAM J. Optim. 16 (2005), approximate Wolfe conditions. Li, Fukushima. "On the global
-        convergence of the BFGS method for nonconvex unconstrained optimization problems". SIAM J. Optim. 11 (2001).
+        and an efficient line search". SIAM J. Optim. 16 (2005), approximate Wolfe conditions. Li, Fukushima. "On the
+        global convergence of the BFGS method for nonconvex unconstrained optimization problems". SIAM J. Optim. 11
+        (2001).
     """
 
     solves: ClassVar = (Minimize, LeastSquares)

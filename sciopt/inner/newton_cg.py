@@ -37,8 +37,8 @@ class NewtonCG(AbstractIterativeSolver):
     """Trust-region Newton with Steihaug's truncated conjugate gradients; quadratic convergence without a matrix.
 
     Use it for ill-conditioned minima, for tight tolerances, and for energies with a declared null space (steps stay on
-    its complement). A step costs one linearization, up to ``cg_steps`` Hessian-vector products and one gradient. Negative
-    curvature is followed to the border of the region, so saddles are left behind.
+    its complement). A step costs one linearization, up to ``cg_steps`` Hessian-vector products and one gradient.
+    Negative curvature is followed to the border of the region, so saddles are left behind.
 
     Args:
         cg_steps: most products per step; None: ``min(10 n, 1000)``.
@@ -64,7 +64,7 @@ class NewtonCG(AbstractIterativeSolver):
     cg_steps: int | None = None
     rtol: float | None = None
     atol: float = 0.0
-    max_steps: int = 200
+    max_steps: int = 500
 
     def __post_init__(self) -> None:
         check_tolerances("NewtonCG", self.rtol, self.atol, self.max_steps)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from sciopt.params import under_transform
 from sciopt.solution import Status
@@ -57,7 +58,7 @@ def select(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def any_row(mask: Tensor) -> bool:
     """Whether a row is set; True when a transform hides the values (the loop then runs to its end)."""
-    if under_transform() and torch._C._functorch.is_functorch_wrapped_tensor(mask):
+    if under_transform() and is_functorch_wrapped_tensor(mask):
         return True
     return bool(mask.any())
 

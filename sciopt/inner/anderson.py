@@ -1,0 +1,127 @@
+"""Anderson acceleration in difference form, with a regularisation relative to the size of the differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from sciopt.checks import check_option, check_tolerances
+from sciopt.inner.abstract import AbstractIterativeSolver
+from sciopt.inner.picard import equation_start
+from sciopt.inner.rows import check_growth, norm, quotient, select, verdict
+from sciopt.problem.equations import FixedPoint, RootFind
+from sciopt.problem.minimize import LeastSquares, Minimize
+from sciopt.problem.system import Oracle
+from sciopt.solution import Status
+
+__all__ = ["Anderson"]
+
+STALE_AFTER = 200
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Anderson(AbstractIterativeSolver):
+    """Picard iteration accelerated by the last few differences of residuals.
+
+    Use it for fixed points that contract slowly, and mild expansions: equilibrium layers, self-consistent fields. One
+    evaluation per step (and one at the start), memory ``2 history`` vectors. The small least-squares problem is solved in
+    differences scaled to unit length, so that its regularisation keeps its meaning as residuals fall. When the residual
+    outgrows the best one a hundredfold, the row returns to its best point and forgets its history.
+
+    Args:
+        history: number of differences kept.
+        damping: weight of the new residual, in (0, 1].
+        regularization: relative ridge on the scaled differences; None: ``eps**0.75`` (2e-12 in float64).
+        rtol: tolerance on ``|f(x) - x| / |x|`` (for other problems, on the residual over its norm at the start); None:
+            1e-8 in float64, 1e-4 in float32.
+        atol: absolute tolerance on the residual norm.
+        max_steps: step budget.
+
+    Raises:
+        ValueError: for options out of range.
+
+    Example:
+        >>> from sciopt import FixedPoint, best_response
+        >>> problem = FixedPoint(lambda x, phi: torch.cos(x) * phi)
+        >>> best_response(problem, torch.ones(1), init=torch.ones(1), solver=Anderson(rtol=1e-5)).status.name
+        'CONVERGED'
+
+    References:
+        Anderson. "Iterative procedures for nonlinear integral equations". J. ACM 12 (1965). Walker, Ni. "Anderson
+        acceleration for fixed-point iterations". SIAM J. Numer. Anal. 49 (2011), difference form, eq. 2.3.
+    """
+
+    solves: ClassVar = (FixedPoint, RootFind, Minimize, LeastSquares)
+    nonsmooth: ClassVar = True
+    looks_after: ClassVar = True
+    history: int = 5
+    damping: float = 1.0
+    regularization: float | None = None
+    rtol: float | None = None
+    atol: float = 0.0
+    max_steps: int = 1_000
+
+    def __post_init__(self) -> None:
+        check_tolerances("Anderson", self.rtol, self.atol, self.max_steps)
+        ok = isinstance(self.history, int) and self.history >= 1
+        check_option("Anderson", "history", self.history, ok, "to be an int >= 1", "5 is a good choice.")
+        check_option("Anderson", "damping", self.damping, 0 < self.damping <= 1, "in (0, 1]", "Use 1 for no damping.")
+        ok = self.regularization is None or self.regularization >= 0
+        check_option("Anderson", "regularization", self.regularization, ok, ">= 0 or None", "Use None.")
+
+    def init(self, oracle: Oracle, x: Tensor) -> dict[str, Any]:
+        state = equation_start(oracle, x, oracle.residual(x))
+        zeros = x.new_zeros(*x.shape[:-1], self.history, x.shape[-1])
+        count = torch.zeros_like(state["status_code"])
+        best = {"best": x, "best_residual": state["residual"], "best_norm": state["residual_norm"]}
+        # `written` counts steps (the ring's slot), `used` the differences that a row still trusts
+        return {**state, **best, "points": zeros, "changes": zeros, "used": count, "written": count, "stale": count}
+
+    def step(self, oracle: Oracle, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        residual = state["residual"]
+        points, changes, written = state["points"], state["changes"], state["written"].unsqueeze(-1)
+        m = self.history
+        slots = torch.arange(m, device=x.device)
+        age = (written - 1 - slots) % m  # 0: the newest
+        trusted = (age < state["used"].unsqueeze(-1)) & (slots < written)
+        lengths = norm(changes)
+        trusted = trusted & (lengths > 0) & torch.isfinite(lengths)
+        inverse = torch.where(trusted, quotient(torch.ones_like(lengths), lengths), 0.0)
+        scaled = torch.where(trusted.unsqueeze(-1), changes, 0.0) * inverse.unsqueeze(-1)
+        ridge = torch.finfo(x.dtype).eps ** 0.75 if self.regularization is None else self.regularization
+        gram = scaled @ scaled.mT + torch.diag_embed(torch.where(trusted, ridge, 1.0).to(x.dtype))
+        rhs = (scaled @ residual.unsqueeze(-1)).squeeze(-1)
+        weights = torch.linalg.solve_ex(gram, rhs)[0]
+        weights = torch.where(torch.isfinite(weights), weights, 0.0) * inverse
+        mix = torch.where(trusted.unsqueeze(-1), points - self.damping * changes, 0.0)
+        moved = x - self.damping * residual - (weights.unsqueeze(-2) @ mix).squeeze(-2)
+        fresh = oracle.residual(moved)
+        size = norm(fresh)
+
+        lost = ~(size <= 100 * state["best_norm"]) & (state["used"] > 0)
+        better = size < state["best_norm"]
+        point = select(lost, state["best"], moved)
+        new_residual = select(lost, state["best_residual"], fresh)
+        slot = (slots == written % m).unsqueeze(-1)
+        new = {
+            **state,
+            "residual": new_residual,
+            "points": torch.where(slot, (moved - x).unsqueeze(-2), points),
+            "changes": torch.where(slot, (fresh - residual).unsqueeze(-2), changes),
+            "used": torch.where(lost, 0, (state["used"] + 1).clamp_max(m)),
+            "written": state["written"] + 1,
+            "best": select(better, moved, state["best"]),
+            "best_residual": select(better, fresh, state["best_residual"]),
+            "best_norm": torch.where(better, size, state["best_norm"]),
+            "residual_norm": torch.where(lost, state["best_norm"], size),
+            "stale": torch.where(size < 0.9 * state["best_norm"], 0, state["stale"] + 1),
+        }
+        if isinstance(oracle.problem, FixedPoint):
+            new["scale"] = norm(point)
+        code = check_growth(state["status_code"], size, state["start"])
+        new["status_code"] = verdict(code, new["stale"] >= STALE_AFTER, Status.STAGNATED)
+        return point, new
