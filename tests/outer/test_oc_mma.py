@@ -122,12 +122,35 @@ def test_subproblem_agrees_with_its_optimality_conditions() -> None:
         rows = (data.p / (data.high - x) + data.q / (x - data.low)).sum(-1)
         return rows[0], rows[1:] - data.bound
 
-    # An interior point stops a hair inside the bounds: snap what is within 1e-6 of one.
-    snapped = torch.where(x - data.floor < 1e-6, data.floor, torch.where(data.ceiling - x < 1e-6, data.ceiling, x))
-    kkt = kkt_residual(
-        snapped, *evaluate(function, snapped), multipliers=multiplier, lower=data.floor, upper=data.ceiling
-    )
-    assert kkt.stationarity < 1e-4 and kkt.feasibility < 1e-5 and kkt.complementarity < 1e-5
+    kkt = kkt_residual(x, *evaluate(function, x), multipliers=multiplier, lower=data.floor, upper=data.ceiling)
+    assert max(kkt.stationarity, kkt.feasibility, kkt.complementarity) < 1e-12 * 40
+    assert (multiplier > 0).any() and (x == data.floor).any() and float(x.max()) < float(x.new_tensor(0.7)) + 1e-15
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_subproblem_on_random_data_of_many_scales(scale: float) -> None:
+    """Feasible (scale 1) and infeasible ones: each constraint is met, or violated as the penalty's balance says."""
+    generator = torch.Generator().manual_seed(5)
+
+    def wide(*shape: int) -> Tensor:
+        return 10 ** (4 * torch.rand(*shape, generator=generator, dtype=F64) - 3)
+
+    violated = 0
+    for m in (1, 2, 5, 11):
+        for _ in range(5):
+            p, q, low, high = wide(1 + m, 30), wide(1 + m, 30), -wide(30), wide(30)
+            floor, ceiling = 0.5 * low, 0.5 * high
+            inside = floor + (ceiling - floor) * torch.rand(30, generator=generator, dtype=F64)
+            bound = scale * (p / (high - inside) + q / (inside - low))[1:].sum(-1)
+            data = Subproblem(p=p, q=q, bound=bound, low=low, high=high, floor=floor, ceiling=ceiling, penalty=10.0)
+            x, multiplier = solve_subproblem(data)
+            assert bool((x >= floor).all() and (x <= ceiling).all())
+            values = (p / (high - x) + q / (x - low))[1:].sum(-1) - bound
+            excess = (multiplier - 10.0).clamp(min=0)
+            violated += int((excess > 0).sum())
+            wrong = torch.where(multiplier > 0, (values - excess).abs(), values.clamp(min=0))
+            assert float((wrong / (values + 2 * bound)).max()) < 1e-10
+    assert (violated > 0) == (scale < 1)
 
 
 def separable(x: Tensor) -> tuple[Tensor, Tensor]:
