@@ -92,6 +92,8 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
         healthy = healthy & (along.abs() > eps * shadow_norm * size)
         ok = active & healthy & torch.isfinite(size)
         v = torch.where(ok.unsqueeze(-1), v, 0)
+        if apply:
+            forward = torch.where(ok.unsqueeze(-1), forward, 0)
         alpha = torch.where(ok, new_rho / along, 0)
         x.addcmul_(forward, alpha.unsqueeze(-1))
         r.addcmul_(v, alpha.unsqueeze(-1), value=-1)
@@ -99,6 +101,8 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
         smooth = progress.guard(apply(r)) if apply else r
         t = progress.guard(operator.project(operator.mv(smooth)))
         tt = dot(t, t)
+        if apply:
+            smooth = torch.where(torch.isfinite(tt).unsqueeze(-1), smooth, 0)
         rest = ok & (half > progress.threshold)
         omega = torch.where(rest & (tt > 0), dot(t, r) / tt, 0)
         turns = omega.abs() * tt.sqrt() > eps * half

@@ -84,11 +84,10 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
     number of running rows once per step.
     """
     eps = torch.finfo(progress.x.dtype).eps
-    active = progress.running
     x, r = progress.x, progress.residual
-    z = apply(r) if apply else r
-    d = z.clone()
-    rz = dot(r, z)
+    d = apply(r).clone() if apply else r.clone()
+    rz = dot(r, d)
+    active = progress.reject(torch.isfinite(rz), r, d) if apply else progress.running
     length2 = rz  # |d|^2 in the norm of the preconditioner: residuals are orthogonal to earlier directions
     top = torch.zeros_like(rz)
     lanczos = Lanczos(rz)

@@ -122,4 +122,7 @@ def cycle(operator: LinearOperator, apply: Product | None, progress: Progress, l
     if used:
         y = torch.linalg.solve_triangular(triangle[..., :used, :used], reduced[..., :used].unsqueeze(-1), upper=True)
         update = (basis[..., :used, :].mT @ y).squeeze(-1)
-        progress.x.add_(apply(update) if apply else update)
+        if apply:
+            poisoned = (progress.status == int(Status.NONFINITE)).unsqueeze(-1)
+            update = apply(update).masked_fill(poisoned, 0)
+        progress.x.add_(update)

@@ -85,6 +85,15 @@ class Progress:
         if bool(rows.any()):
             self.poisoned = rows if self.poisoned is None else self.poisoned | rows
 
+    def reject(self, rows: Tensor, *vectors: Tensor) -> Tensor:
+        """Stop running rows whose preconditioned residual is not finite, before they step; returns the rows left."""
+        bad = self.running & ~rows
+        self.settle(bad, Status.NONFINITE)
+        self.poison(bad)
+        for vector in vectors:
+            vector.masked_fill_(bad.unsqueeze(-1), 0)
+        return self.running
+
     def note(self, **entries: Tensor) -> None:
         """Merge certificate entries: smallest of ``min_*``, largest of ``max_*``; NaN where a row has none."""
         for name, new in entries.items():

@@ -79,10 +79,10 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
     Stopped rows have zero vectors and zero coefficients.
     """
     eps = torch.finfo(progress.x.dtype).eps
-    active = progress.running
     x, r = progress.x, progress.residual
     older, newer = torch.zeros_like(r), r.clone()  # unnormalised Lanczos vectors
-    z = apply(newer) if apply else newer
+    z = apply(newer).clone() if apply else newer
+    active = progress.reject(torch.isfinite(dot(newer, z)), newer, z) if apply else progress.running
     w1, w2 = torch.zeros_like(r), torch.zeros_like(r)
     beta = dot(newer, z).clamp(min=0).sqrt()
     zero = torch.zeros_like(beta)

@@ -90,11 +90,17 @@ def linear_solve(
         x0 = (x0 if operator.layout is None else operator.layout.flatten(x0)).detach()
     if solver is None:
         solver = default_solver(operator)
-    record: list[Solution] = []
+    record = _Record()
     value = _Solve.apply(rhs, x0, operator, solver, throw, record)
     if operator.layout is not None:
         value = operator.layout.unflatten(value)
-    return replace(record[0], value=value)
+    return replace(record.solution, value=value)
+
+
+class _Record:
+    """Carries the whole `Solution` out of the autograd function, which returns its value alone."""
+
+    solution: Solution
 
 
 class _Solve(torch.autograd.Function):
@@ -103,7 +109,7 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(rhs, x0, operator, solver, throw, record) -> Tensor:
         solution = solver.solve(operator, rhs, x0=x0)
-        record.append(solution)
+        record.solution = solution
         if throw and bool((~solution.converged).any()):
             raise SolveError(type(solver).__name__, solution)
         return solution.value
@@ -115,13 +121,13 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         (grad,) = grads
-        return _Solve.apply(grad, None, ctx.operator.transpose(), ctx.solver, ctx.throw, []), *[None] * 5
+        return _Solve.apply(grad, None, ctx.operator.transpose(), ctx.solver, ctx.throw, _Record()), *[None] * 5
 
     @staticmethod
     def jvp(ctx, *tangents):
         if tangents[0] is None:
             return None
-        return _Solve.apply(tangents[0], None, ctx.operator, ctx.solver, ctx.throw, [])
+        return _Solve.apply(tangents[0], None, ctx.operator, ctx.solver, ctx.throw, _Record())
 
     @staticmethod
     def vmap(info, in_dims, *args):
