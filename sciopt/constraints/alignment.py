@@ -98,7 +98,7 @@ def kabsch(mobile: Tensor, target: Tensor, weights: Tensor | None = None) -> Ali
     translation = goal.squeeze(-2) - (centre @ rotation.mT).squeeze(-2)
     aligned = x @ rotation.mT + goal
     size = (mobile.square().sum(-1).mean(-1) + target.square().sum(-1).mean(-1)).detach()
-    noise = msd <= (10.0 * torch.finfo(msd.dtype).eps) ** 2 * size  # what rounding leaves has no direction
+    noise = msd <= (4.0 * torch.finfo(msd.dtype).eps) ** 2 * size  # what rounding leaves has no direction
     return Alignment(rotation, translation, aligned, safe_sqrt(torch.where(noise, 0.0, msd)), msd)
 
 

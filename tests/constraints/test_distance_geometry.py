@@ -87,6 +87,19 @@ def test_linear_molecule_with_stretched_ends_has_exactly_five_modes(stress):
     torch.testing.assert_close(modes @ modes.mT, flat @ flat.mT, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-12, 1e-8, 1e-6])
+def test_convergence_noise_does_not_turn_a_linear_molecule_into_a_bent_one(noise):
+    """A sixth column would be made of noise: a bending mode of real stiffness, projected out of the adjoint."""
+    pairs = all_pairs(3)
+    target = distances(LINE, pairs) * torch.tensor([1.0, 1.05, 1.0], dtype=F64)
+    problem = distance_geometry_problem(pairs, num_sites=3)
+    rest = newton(lambda p: problem.objective(p, target), LINE) + noise * normal(3, 3, seed=2)
+    modes = rigid_modes(rest)
+    assert int(torch.linalg.matrix_rank(modes)) == 5
+    stiffness = (hessian(lambda p: problem.objective(p, target), rest) @ modes).abs().max()
+    assert float(stiffness) < 1e-12 + 100 * noise
+
+
 @pytest.mark.parametrize("stress", STRESSES)
 def test_energy_values_derivatives_and_invariance(stress):
     pairs = all_pairs(5)
