@@ -24,7 +24,8 @@ class ClosedForm(AbstractHypergradient):
     """The solution by a differentiable formula, checked against the problem's optimality residual.
 
     Use it for ridge regression, kernel ridge and what else `sciopt.inner.closed_form` holds: exact to any order, no inner
-    solver. A formula that does not solve the stated problem gets `Status.STAGNATED`.
+    solver. A formula that does not solve the stated problem gets `Status.STAGNATED`. Write formulas with
+    `torch.cholesky_solve` or `torch.linalg.inv`: torch 2.13 loses a term of `torch.linalg.solve` in reverse over forward mode.
 
     Args:
         formula: ``outer_params -> inner_params``.
@@ -56,9 +57,9 @@ class ClosedForm(AbstractHypergradient):
         system = request.system
         x = system.layout.flatten(self.formula(system.outer(args)))
         with torch.no_grad():
-            oracle = Oracle(system, [a.detach() for a in args])
-            norm = torch.linalg.vector_norm(oracle.residual(x.detach()), dim=-1)
-            scale = torch.linalg.vector_norm(oracle.residual(x0.detach()), dim=-1)
+            oracle = Oracle(system, [a.detach() for a in args], differentiable=under_transform())
+            norm = torch.linalg.vector_norm(oracle.residual(x.detach()), dim=-1).detach()
+            scale = torch.linalg.vector_norm(oracle.residual(x0.detach()), dim=-1).detach()
         rtol = check_rtol_dtype("ClosedForm", self.rtol, x.dtype) if self.rtol is not None else None
         limit = (rtol or (1e-6 if x.dtype == torch.float64 else 1e-3)) * scale + 100 * torch.finfo(x.dtype).eps
         code = torch.where(norm <= limit, int(Status.CONVERGED), int(Status.STAGNATED))

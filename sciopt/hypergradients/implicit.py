@@ -123,7 +123,7 @@ def first_order(
     residual, operator = oracle.linearize(x, attached=True)
     with torch.no_grad():
         solution = linear_solver.solve(operator.transpose(), cotangent.detach())
-    check_adjoint(request, solution)
+    check_adjoint(request, linear_solver, solution)
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     grads = iter(
         torch.autograd.grad(residual, wanted, -solution.value, allow_unused=True) if residual.requires_grad else ()

@@ -12,10 +12,11 @@ from torch import Tensor
 from sciopt.checks import check_rtol_dtype
 from sciopt.hypergradients.abstract import AbstractReattached, Request, Response, solve_plain
 from sciopt.inner.abstract import AbstractIterativeSolver
-from sciopt.params import tree_map, under_transform
+from sciopt.params import tree_map
 from sciopt.problem import Recurrence
 from sciopt.problem.system import Oracle
 from sciopt.solution import Solution, Status
+from sciopt.transforms import carries_derivative, under_transform
 
 __all__ = ["Path", "plan"]
 
@@ -25,11 +26,12 @@ class Path:
     """The steps of an iterative solver, or of a `Recurrence`, from a start.
 
     ``limits`` ``(*batch,)`` is the number of steps after which each row stands still (None: none does); ``visited`` collects
-    the states when the problem asks for its trajectory.
+    the states when the problem asks for its trajectory; ``length`` is the whole number of steps, where it is known.
     """
 
     request: Request
     limits: Tensor | None = None
+    length: int = -1
     visited: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -73,7 +75,11 @@ class Path:
         solver = self.request.solver
         assert isinstance(solver, AbstractIterativeSolver)
         oracle = self.oracle(args)
+        if start > 0 and oracle.differentiable and not carries_derivative(x):
+            state = look_again(solver, oracle, x, state)
         for k in range(start, stop):
+            if k == self.length - 1 and solver.looks_after and not under_transform():
+                oracle = Oracle(self.request.system, args)  # nothing is differentiated after the last move
             moved, after = solver.step(oracle, x, state)
             if self.limits is None:
                 x, state = moved, after
@@ -122,6 +128,7 @@ def plan(request: Request, x0: Tensor, args: Sequence[Tensor], num_steps: int | 
     if path.recurrence is not None:
         return path, path.recurrence.num_steps
     if num_steps is not None:
+        path.length = num_steps
         return path, num_steps
     quiet = Request(request.system, request.solver, False, request.record)
     if under_transform():
@@ -133,7 +140,17 @@ def plan(request: Request, x0: Tensor, args: Sequence[Tensor], num_steps: int | 
     total = int(counts.max()) if counts.numel() else 0
     if counts.numel() and bool((counts == total).all()):
         path.limits = None
+        path.length = total
     return path, total
+
+
+def look_again(solver: AbstractIterativeSolver, oracle: Oracle, x: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+    """The state with what the oracle said of the present point asked again, attached to the arguments.
+
+    Solvers move by what they saw before; a run that starts to record in the middle must see its first point recorded.
+    """
+    fresh = solver.init(oracle, state.get("point", x))
+    return {**state, **{key: fresh[key] for key in ("value", "grad", "residual") if key in state}}
 
 
 @final

@@ -90,9 +90,25 @@ def find_captures(owner: str, function: Callable[..., Any], inputs: Sequence[Ten
     """Foreign tensors with derivatives that ``function(*inputs)`` uses; ``inputs`` must be plain and detached.
 
     Raises:
-        TypeError: when the result still carries a derivative after all that was found has been substituted, which
-            happens for tensors that enter through a custom ``autograd.Function`` only.
+        TypeError: when a second run finds other tensors, or the result carries a derivative all the same: then a tensor
+            enters through a custom ``autograd.Function``, out of sight.
     """
+    found, out = _record(function, inputs)
+    fresh: set[int] = set()
+    if found:
+        again, out = _record(function, inputs)
+        fresh = {id(t) for t in again} - {id(t) for t in found}
+    if fresh or any(carries_derivative(t) for t in pytree.tree_leaves(out) if isinstance(t, Tensor)):
+        raise TypeError(
+            f"{owner}: expected every captured tensor that carries a gradient to enter through torch operations, got one "
+            "that cannot be lifted (used by a custom autograd.Function or an extension). Pass it in `outer_params`, or "
+            "detach it if no gradient is wanted."
+        )
+    return found
+
+
+def _record(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Any]:
+    """Foreign tensors of one run, and its result."""
     recorder = _Recorder(inputs)
     token = _recorders.set((*_recorders.get(), recorder))
     try:
@@ -100,10 +116,4 @@ def find_captures(owner: str, function: Callable[..., Any], inputs: Sequence[Ten
             out = function(*inputs)
     finally:
         _recorders.reset(token)
-    if any(carries_derivative(t) for t in pytree.tree_leaves(out) if isinstance(t, Tensor)):
-        raise TypeError(
-            f"{owner}: expected every captured tensor that carries a gradient to enter through torch operations, got one "
-            "that cannot be lifted (used by a custom autograd.Function or an extension). Pass it in `outer_params`, or "
-            "detach it if no gradient is wanted."
-        )
-    return tuple(original for original, _ in recorder.found.values())
+    return tuple(original for original, _ in recorder.found.values()), out
