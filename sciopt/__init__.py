@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sciopt.bilevel import BilevelProblem, Hypergradient, hypergradient
+    from sciopt.outer import OptimizeResult, optimize
     from sciopt.problem import (
         Constrained,
         Eigen,
@@ -31,6 +32,7 @@ __all__ = [
     "InitialValue",
     "LeastSquares",
     "Minimize",
+    "OptimizeResult",
     "Recurrence",
     "RootFind",
     "Solution",
@@ -38,6 +40,7 @@ __all__ = [
     "Status",
     "best_response",
     "hypergradient",
+    "optimize",
 ]
 
 # Names load when they are first used, so that the command line starts without torch.
@@ -45,6 +48,8 @@ _HOMES = {
     "BilevelProblem": "sciopt.bilevel",
     "Hypergradient": "sciopt.bilevel",
     "hypergradient": "sciopt.bilevel",
+    "OptimizeResult": "sciopt.outer",
+    "optimize": "sciopt.outer",
     "Constrained": "sciopt.problem",
     "Eigen": "sciopt.problem",
     "FixedPoint": "sciopt.problem",

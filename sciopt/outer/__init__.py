@@ -1,1 +1,22 @@
-"""."""
+"""Outer loops: how a design moves, by hypergradients."""
+
+from sciopt.outer.abstract import AbstractOuterStep
+from sciopt.outer.kkt import KKTResidual, kkt_residual
+from sciopt.outer.loop import optimize
+from sciopt.outer.mma import MMA
+from sciopt.outer.optimality_criteria import OptimalityCriteria
+from sciopt.outer.result import OptimizeError, OptimizeResult, StepRecord
+from sciopt.outer.transformed import TransformedGradient
+
+__all__ = [
+    "MMA",
+    "AbstractOuterStep",
+    "KKTResidual",
+    "OptimalityCriteria",
+    "OptimizeError",
+    "OptimizeResult",
+    "StepRecord",
+    "TransformedGradient",
+    "kkt_residual",
+    "optimize",
+]

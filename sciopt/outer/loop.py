@@ -1,0 +1,220 @@
+"""`optimize`: the outer loop, one entry for every kind of outer method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from sciopt.bilevel import BilevelProblem
+from sciopt.checks import check_finite, check_tree
+from sciopt.hypergradients.abstract import AbstractHypergradient
+from sciopt.inner.abstract import AbstractSolver
+from sciopt.outer.abstract import AbstractOuterStep
+from sciopt.outer.drivers import DesignDriver, TorchDriver
+from sciopt.outer.evaluate import Evaluator, OuterConstraint
+from sciopt.outer.result import OptimizeError, OptimizeResult
+from sciopt.outer.run import Callback, Run, Stopping, drive
+from sciopt.params import Layout, ravel
+
+__all__ = ["optimize"]
+
+
+def optimize(
+    problem: BilevelProblem,
+    outer_params: Any,
+    *,
+    init: Any,
+    outer: Any,
+    solver: AbstractSolver | None = None,
+    hypergradient: AbstractHypergradient | None = None,
+    bounds: tuple[Any, Any] | None = None,
+    inequality: OuterConstraint | None = None,
+    equality: OuterConstraint | None = None,
+    max_steps: int = 100,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    change_atol: float = 0.0,
+    feasibility_atol: float = 1e-6,
+    warm_start: bool = True,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = False,
+    throw: bool = True,
+    certificate: bool = True,
+) -> OptimizeResult:
+    """Choose the design: ``argmin_phi outer_loss(theta*(phi), phi)`` by hypergradients and the outer method named.
+
+    Every step is one inner solve (from the last theta*), one adjoint for the loss and one for each constraint that
+    depends on theta*. The result is evaluated: its value, theta* and hypergradient belong to its ``outer_params``.
+
+    Args:
+        problem: the bi-level problem.
+        outer_params: start phi, tensor or tree of one floating-point dtype and device; not changed.
+        init: start of the first inner solve, or a function ``outer_params -> init`` (as in MAML).
+        outer: the outer method: a ``torch.optim`` class or a function ``params -> Optimizer``, or an outer step such as
+            `OptimalityCriteria` and `MMA`.
+        solver: inner solver; None: default of the problem.
+        hypergradient: method; None: `Auto`.
+        bounds: ``(lower, upper)``, each a number, a tensor or tree like phi, or None; torch optimizers are clipped to
+            them after each step.
+        inequality: ``(inner_params, outer_params) -> (p,)``, feasible where <= 0; for methods that take constraints.
+        equality: ``(inner_params, outer_params) -> (q,)``, feasible where = 0; for methods that take equalities.
+        max_steps: largest number of outer steps; spending it is reported, not raised.
+        rtol: stop when the gradient norm is at most ``atol + rtol * (that of the start)``; 0 with ``atol=0``: never.
+        atol: absolute part of that rule.
+        change_atol: stop when no outer number changed by more than this in a step; 0: never.
+        feasibility_atol: both rules hold only where no constraint is violated by more than this.
+        warm_start: start each inner solve from the last theta*. Not done where the start is part of the problem:
+            ``init`` a function, `Recurrence`, `InitialValue`, and the unrolled methods.
+        callbacks: functions of a `StepRecord`, called after each evaluation; True or a `Status` stops the run.
+        progress: show a progress bar.
+        throw: raise `OptimizeError` when a solve fails or a number is NaN; else return with that status.
+        certificate: certify the last hypergradient (about one more inner correction and one more adjoint solve).
+
+    Returns:
+        `OptimizeResult`.
+
+    Raises:
+        OptimizeError: with ``throw``, naming the step and the solve that failed; the last good design is its ``result``.
+        TypeError: for an ``outer`` that is none of the above, or constraints that it does not take.
+        ValueError: for options out of range, a start outside the bounds, NaN or Inf in the start.
+
+    Example:
+        >>> from functools import partial
+        >>> from sciopt import Minimize
+        >>> inner = Minimize(lambda theta, phi: ((theta - phi) ** 2).sum())
+        >>> problem = BilevelProblem(inner=inner, outer_loss=lambda theta, phi: ((theta - 3.0) ** 2).sum())
+        >>> phi = torch.zeros(1, dtype=torch.float64)
+        >>> adam = partial(torch.optim.Adam, lr=0.3)
+        >>> result = optimize(problem, phi, init=phi, outer=adam, max_steps=500, atol=1e-6)
+        >>> result.status.name, result.outer_params.round(decimals=4)
+        ('CONVERGED', tensor([3.], dtype=torch.float64))
+
+    References:
+        Chen et al. "Gradient-based Bi-level Optimization for Deep Learning: A Survey", eq. 1-5.
+    """
+    if not isinstance(problem, BilevelProblem):
+        raise TypeError(
+            f"optimize: expected `problem` to be a BilevelProblem, got {type(problem).__name__}. Wrap the inner problem: "
+            "BilevelProblem(inner=..., outer_loss=...)."
+        )
+    leaves = check_tree("optimize", "outer_params", outer_params)
+    check_finite("optimize", "outer_params", leaves)
+    stopping = Stopping(
+        max_steps=max_steps, rtol=rtol, atol=atol, change_atol=change_atol, feasibility_atol=feasibility_atol
+    )
+    layout, point = ravel(outer_params)
+    point = point.detach().clone()
+    lower, upper = check_bounds_of(bounds, layout, point)
+    evaluator = Evaluator(
+        problem=problem,
+        layout=layout,
+        init=init,
+        solver=solver,
+        hypergradient=hypergradient,
+        inequality=inequality,
+        equality=equality,
+        warm_start=warm_start,
+    )
+    run = Run(evaluator, stopping, point, lower, upper, callbacks)
+    if isinstance(outer, AbstractOuterStep):
+        refuse(type(outer).__name__, equality=equality)
+        driver = DesignDriver(outer, run)
+    elif callable(outer):
+        refuse("a torch optimizer", inequality=inequality, equality=equality)
+        driver = TorchDriver(outer, layout, point)
+    else:
+        raise TypeError(
+            f"optimize: expected `outer` to be an optimizer class, a function that makes one, or an outer step, got "
+            f"{outer!r}. Pass torch.optim.Adam, functools.partial(torch.optim.Adam, lr=1e-2), or an object such as MMA()."
+        )
+    with bar_of(progress, max_steps) as run.bar:
+        ending = drive(run, driver)
+    result = run.result(ending, certificate=certificate)
+    if throw and ending.failed is not None:
+        what, solution = ending.failed
+        raise OptimizeError(f"optimize: step {run.step}: {what}", solution, result)
+    return result
+
+
+def refuse(method: str, **constraints: OuterConstraint | None) -> None:
+    """Raise TypeError for constraints that a method does not take."""
+    for name, function in constraints.items():
+        if function is not None:
+            raise TypeError(
+                f"optimize: expected no `{name}` with {method}, got {function!r}. Use MMA() for inequalities, ScipySLSQP() "
+                "for both kinds, or add a penalty to the outer loss."
+            )
+
+
+def check_bounds_of(
+    bounds: tuple[Any, Any] | None, layout: Layout, point: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Flat lower and upper bounds ``(n,)``, both or none."""
+    if bounds is None:
+        return None, None
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise ValueError(
+            f"optimize: expected `bounds` to be (lower, upper), got {bounds!r}. Use None for an open side."
+        )
+    low, high = (
+        flat_bound(b, sign, layout, point) for b, sign in zip(bounds, (-float("inf"), float("inf")), strict=True)
+    )
+    if bool((low > high).any()) or bool((torch.isnan(low) | torch.isnan(high)).any()):
+        raise ValueError("optimize: expected `bounds` with lower <= upper, got crossed or NaN ones. Swap or fix them.")
+    if bool(((point < low) | (point > high)).any()):
+        worst = int((torch.maximum(low - point, point - high)).argmax())
+        raise ValueError(
+            f"optimize: expected `outer_params` between the bounds, got {float(point[worst])} outside "
+            f"[{float(low[worst])}, {float(high[worst])}] at flat index {worst}. Clip the start, or widen the bounds."
+        )
+    return low, high
+
+
+def flat_bound(bound: Any, open_side: float, layout: Layout, point: Tensor) -> Tensor:
+    """One bound as a flat tensor: from None, a number, a tensor that broadcasts, or a tree."""
+    if bound is None:
+        return torch.full_like(point, open_side)
+    tree = layout.unflatten(point)
+    leaves, spec = pytree.tree_flatten(tree)
+    if isinstance(bound, (int, float)) or (isinstance(bound, Tensor) and len(leaves) == 1):
+        parts: list[Any] = [bound] * len(leaves)
+    else:
+        parts, given = pytree.tree_flatten(bound)
+        if given != spec:
+            raise ValueError(
+                f"optimize: expected a bound that is a number or has the structure of `outer_params` {spec}, got {given}. "
+                "Give one bound for each leaf."
+            )
+    full = []
+    for part, leaf in zip(parts, leaves, strict=True):
+        try:
+            full.append(torch.as_tensor(part, dtype=point.dtype, device=point.device).broadcast_to(leaf.shape))
+        except RuntimeError as error:
+            raise ValueError(
+                f"optimize: expected a bound that broadcasts to {tuple(leaf.shape)}, got shape "
+                f"{tuple(getattr(part, 'shape', ()))}. Give one number, or one for each entry."
+            ) from error
+    return torch.cat([part.reshape(-1) for part in full])
+
+
+class NoBar:
+    """Stands where no progress bar is wanted."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: Any) -> None:
+        return None
+
+
+def bar_of(progress: bool, total: int) -> Any:
+    """A tqdm bar, or nothing."""
+    if not progress:
+        return NoBar()
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="optimize", unit="step")

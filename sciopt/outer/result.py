@@ -1,0 +1,97 @@
+"""What an outer loop returns, what its callbacks see, and the error that carries what was reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, final
+
+from sciopt.bilevel import Hypergradient
+from sciopt.solution import Solution, SolveError, Status
+
+__all__ = ["HISTORY", "OptimizeError", "OptimizeResult", "StepRecord"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """One evaluated step, as callbacks see it; the numbers are the columns of the history.
+
+    Args:
+        step: number of outer steps taken before this point.
+        value: outer loss.
+        grad_norm: 2-norm of the hypergradient; under bounds and constraints, of the projected gradient of the Lagrangian.
+        change: largest change of an outer number since the last step; NaN at the start.
+        violation: largest constraint violation, 0 without constraints.
+        inner_residual: largest inner residual of the batch.
+        adjoint_residual: largest adjoint residual of the batch; NaN for methods without one.
+        inner_steps: largest number of inner steps of the batch.
+        seconds: wall time of this step's evaluation.
+        outer_params: phi, a copy.
+        inner_params: theta*(phi).
+        grad: hypergradient, structured as phi.
+    """
+
+    step: int
+    value: float
+    grad_norm: float
+    change: float
+    violation: float
+    inner_residual: float
+    adjoint_residual: float
+    inner_steps: float
+    seconds: float
+    outer_params: Any
+    inner_params: Any
+    grad: Any
+
+
+HISTORY = tuple(f.name for f in fields(StepRecord) if f.name not in ("outer_params", "inner_params", "grad"))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class OptimizeResult:
+    """Result of `optimize`: the last design that could be evaluated, and how the run went.
+
+    Args:
+        outer_params: phi, structured as it was given.
+        inner_params: theta*(phi).
+        value: outer loss there; NaN when not even the start could be evaluated.
+        status: outcome; the outer budget being spent is `Status.MAX_STEPS`.
+        message: why the run ended, in words.
+        history: one list for each column of `StepRecord`, one entry for each evaluated step, the last one at
+            ``outer_params``.
+        hypergradient: the last hypergradient, with its certificate if asked for; None when there is none.
+        num_steps: outer steps taken.
+    """
+
+    outer_params: Any
+    inner_params: Any
+    value: float
+    status: Status
+    message: str
+    history: dict[str, list[float]]
+    hypergradient: Hypergradient | None
+    num_steps: int
+
+
+class OptimizeError(SolveError):
+    """An outer run that could not go on; `result` holds the last good design, `solution` the solve that failed.
+
+    Example:
+        >>> import torch
+        >>> one = torch.tensor(1)
+        >>> s = Solution(value=torch.ones(1), status_code=one, residual_norm=torch.tensor(0.5), num_steps=one)
+        >>> str(OptimizeError("optimize: step 3: LBFGS", s, None))[:42]
+        'optimize: step 3: LBFGS: expected status C'
+    """
+
+    def __init__(self, what: str, solution: Solution, result: OptimizeResult | None) -> None:
+        super().__init__(what, solution)
+        self.result = result
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} The last good design is in `result` of this error."
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OptimizeError, (self.what, self.solution, self.result)
