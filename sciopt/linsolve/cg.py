@@ -12,7 +12,7 @@ from sciopt.checks import check_tolerances
 from sciopt.linsolve.abstract import AbstractLinearSolver, AbstractPreconditioner
 from sciopt.linsolve.iteration import Product, Progress, dot, preconditioning, probe_norm, run
 from sciopt.linsolve.operator import LinearOperator, format_tags
-from sciopt.linsolve.ritz import Lanczos
+from sciopt.linsolve.ritz import Coefficients, cg_extremes
 from sciopt.solution import Solution, Status
 
 __all__ = ["CG"]
@@ -33,10 +33,11 @@ class CG(AbstractLinearSolver):
         atol: absolute tolerance on ``|b - A x|``, in units of b.
         max_steps: step budget; default ``10 n``, between 100 and 10,000.
         preconditioner: symmetric positive definite approximation of the inverse.
+        ritz: compute the curvature seen; in large batches it costs about as much as the steps. Without it only
+            INDEFINITE and SINGULAR rows tell theirs.
     Returns:
         From `solve`: `Solution`; ``aux["min_ritz"]`` and ``aux["max_ritz"]`` ``(*batch,)`` are the extreme curvatures
-        of A that were seen: Ritz values of the first steps (see `Lanczos`), or with a preconditioner the extreme
-        Rayleigh quotients of the search directions. NaN for rows without a step.
+        of A that were seen: Ritz values (to 1e-3, from inside the spectrum), or with a preconditioner the extreme Rayleigh quotients of the search directions. NaN for rows without a step.
     Raises:
         ValueError: for options out of range, or an operator not tagged POSITIVE_DEFINITE.
     Example:
@@ -55,6 +56,7 @@ class CG(AbstractLinearSolver):
     atol: float = 0.0
     max_steps: int | None = None
     preconditioner: AbstractPreconditioner | None = None
+    ritz: bool = True
 
     def __post_init__(self) -> None:
         check_tolerances("CG", self.rtol, self.atol, self.max_steps)
@@ -70,14 +72,14 @@ class CG(AbstractLinearSolver):
             apply = preconditioning(operator, self.preconditioner)
 
         def recurrence(progress: Progress, budget: int) -> None:
-            iterate(operator, apply, progress, budget)
+            iterate(operator, apply, progress, budget, self.ritz)
 
         return run(
             "CG", operator, rhs, x0, rtol=self.rtol, atol=self.atol, max_steps=self.max_steps, recurrence=recurrence
         )
 
 
-def iterate(operator: LinearOperator, apply: Product | None, progress: Progress, budget: int) -> None:
+def iterate(operator: LinearOperator, apply: Product | None, progress: Progress, budget: int, ritz: bool) -> None:
     """One run of the recurrence over the running rows.
 
     Rows that stop get a zero residual and direction, so that they take part at no risk; the host learns of the
@@ -90,9 +92,8 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
     active = progress.reject(torch.isfinite(rz), r, d) if apply else progress.running
     length2 = rz  # |d|^2 in the norm of the preconditioner: residuals are orthogonal to earlier directions
     top = torch.zeros_like(rz)
-    lanczos = Lanczos(rz)
+    coefficients = Coefficients(rz)
     low, high = torch.full_like(rz, torch.nan), torch.full_like(rz, torch.nan)
-    last_alpha, last_beta = torch.ones_like(rz), torch.zeros_like(rz)
     count = int(active.sum())
     for k in range(budget):
         if not count:
@@ -103,7 +104,7 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
         ok = active & (curvature > eps * top * length2)
         alpha = torch.where(ok, rz / curvature, 0)
         step = alpha.unsqueeze(-1)
-        if apply:
+        if apply and ritz:
             rayleigh = curvature / dot(d, d)
             low, high = torch.fmin(low, rayleigh), torch.fmax(high, rayleigh)
         x.addcmul_(step, d)
@@ -118,9 +119,8 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
         else:
             z, rz_new = r, rr
         beta = torch.where(go, rz_new / rz, 0)
-        if not apply and not lanczos.full:
-            lanczos.add(1 / alpha + last_beta / last_alpha, beta.sqrt() / alpha, ok)
-            last_alpha, last_beta = alpha, beta
+        if ritz and not apply:
+            coefficients.add(alpha, beta)
         running = int(go.sum())  # the one host sync of the step
         if running != count:
             stopped = active & ~go
@@ -147,5 +147,7 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
         rz = rz_new
     else:
         progress.steps = torch.where(active, progress.steps + budget, progress.steps)
-    first, last = lanczos.extremes()
-    progress.note(min_ritz=torch.fmin(low, first), max_ritz=torch.fmax(high, last))
+    if coefficients.rows:
+        first, last = cg_extremes(*coefficients.stacked())
+        low, high = torch.fmin(low, first), torch.fmax(high, last)
+    progress.note(min_ritz=low, max_ritz=high)

@@ -12,7 +12,7 @@ from sciopt.checks import check_tolerances
 from sciopt.linsolve.abstract import AbstractLinearSolver, AbstractPreconditioner
 from sciopt.linsolve.iteration import Product, Progress, dot, preconditioning, probe_norm, run
 from sciopt.linsolve.operator import LinearOperator, format_tags
-from sciopt.linsolve.ritz import Lanczos
+from sciopt.linsolve.ritz import Coefficients, lanczos_extremes
 from sciopt.solution import Solution, Status
 
 __all__ = ["MINRES"]
@@ -32,8 +32,11 @@ class MINRES(AbstractLinearSolver):
         atol: absolute tolerance on ``|b - A x|``, in units of b.
         max_steps: step budget; default ``10 n``, between 100 and 10,000.
         preconditioner: symmetric positive definite approximation of the inverse (of ``|A|``).
+        ritz: compute the curvature seen; in large batches it costs about as much as the steps.
     Returns:
-        From `solve`: `Solution`; ``aux["min_ritz"]`` and ``aux["max_ritz"]`` ``(*batch,)`` as in `CG`.
+        From `solve`: `Solution`; ``aux["min_ritz"]`` and ``aux["max_ritz"]`` ``(*batch,)`` are the extreme curvatures
+        of A that were seen: Ritz values, or with a preconditioner the extreme Rayleigh quotients of the Lanczos
+        vectors. NaN for rows without a step.
     Raises:
         ValueError: for options out of range, or an operator not tagged SYMMETRIC.
     Example:
@@ -51,6 +54,7 @@ class MINRES(AbstractLinearSolver):
     atol: float = 0.0
     max_steps: int | None = None
     preconditioner: AbstractPreconditioner | None = None
+    ritz: bool = True
 
     def __post_init__(self) -> None:
         check_tolerances("MINRES", self.rtol, self.atol, self.max_steps)
@@ -66,14 +70,14 @@ class MINRES(AbstractLinearSolver):
             apply = preconditioning(operator, self.preconditioner)
 
         def recurrence(progress: Progress, budget: int) -> None:
-            iterate(operator, apply, progress, budget)
+            iterate(operator, apply, progress, budget, self.ritz)
 
         return run(
             "MINRES", operator, rhs, x0, rtol=self.rtol, atol=self.atol, max_steps=self.max_steps, recurrence=recurrence
         )
 
 
-def iterate(operator: LinearOperator, apply: Product | None, progress: Progress, budget: int) -> None:
+def iterate(operator: LinearOperator, apply: Product | None, progress: Progress, budget: int, ritz: bool) -> None:
     """One run of the Lanczos process with its QR factorisation over the running rows.
 
     Stopped rows have zero vectors and zero coefficients.
@@ -88,7 +92,7 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
     zero = torch.zeros_like(beta)
     last_beta, dbar, epsilon, cs, sn, phibar = zero, zero, zero, zero - 1, zero, beta
     low, high = torch.full_like(beta, torch.nan), torch.full_like(beta, torch.nan)
-    lanczos = Lanczos(beta)
+    coefficients = Coefficients(beta)
     probe = probe_norm(operator, x)
     size = zero if apply else probe
     count = int(active.sum())
@@ -131,8 +135,8 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
             low, high = torch.fmin(low, rayleigh), torch.fmax(high, rayleigh)
         else:
             norm = phibar.abs()
-            if not lanczos.full:
-                lanczos.add(alpha, beta, active)
+            if ritz:
+                coefficients.add(alpha, beta, active)
         lost = torch.linalg.vector_norm(x, dim=-1) * (50 * eps * probe) > progress.rhs_norm  # A x = 0 to rounding
         go = ok & (norm > progress.threshold) & (beta > 0) & ~lost
         running = int(go.sum())  # the one host sync of the step
@@ -155,6 +159,8 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
             active, count = go, running
     else:
         progress.steps = torch.where(active, progress.steps + budget, progress.steps)
-    first, last = lanczos.extremes()
+    if coefficients.rows:
+        first, last = lanczos_extremes(*coefficients.stacked())
+        low, high = torch.fmin(low, first), torch.fmax(high, last)
     progress.operator_norm = torch.fmax(progress.operator_norm, size if not apply else zero)
-    progress.note(min_ritz=torch.fmin(low, first), max_ritz=torch.fmax(high, last))
+    progress.note(min_ritz=low, max_ritz=high)

@@ -1,69 +1,139 @@
-"""Curvature seen by a Lanczos process: extreme eigenvalues of its tridiagonal matrix."""
+"""Curvature seen by a Krylov method: extreme eigenvalues of its tridiagonal matrix."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Lanczos"]
+__all__ = ["Coefficients", "cg_extremes", "lanczos_extremes"]
 
-WORK = 2**27  # batch * k^3 of the eigenvalue computation: about as long as the solve that fills it
-LARGEST = 512
+EXACT_SIZE = 128  # batch * k up to which dense eigenvalues are cheaper than counting
+STORED = 2**23  # most coefficients kept
 
 
-class Lanczos:
-    """Collects the coefficients of a batched Lanczos process and gives its extreme Ritz values.
-
-    Keeps the first ``k <= 512`` steps, fewer for large batches (``batch * k^3 <= 2^27``). Ritz values of a leading
-    block lie between the extreme eigenvalues of the operator: the smallest is an upper estimate of the smallest
-    eigenvalue, the largest a lower estimate of the largest.
+class Coefficients:
+    """Scalars of a recurrence, one tensor ``(*batch,)`` per step and name, kept up to a bound on memory.
 
     Args:
         like: tensor ``(*batch,)``.
-
-    Example:
-        >>> process = Lanczos(torch.zeros(()))
-        >>> process.add(torch.tensor(2.0), torch.tensor(1.0), torch.tensor(True))
-        >>> process.add(torch.tensor(2.0), torch.tensor(0.0), torch.tensor(True))
-        >>> [round(float(v), 6) for v in process.extremes()]
-        [1.0, 3.0]
+        steps: most steps to keep; default: what 2^23 numbers allow.
     """
 
-    def __init__(self, like: Tensor) -> None:
+    def __init__(self, like: Tensor, steps: int | None = None) -> None:
         self.like = like
-        self.limit = int(min(LARGEST, (WORK / max(1, like.numel())) ** (1 / 3)))
-        self.diagonal: list[Tensor] = []
-        self.off_diagonal: list[Tensor] = []
-        self.valid: list[Tensor] = []
+        self.steps = STORED // max(1, like.numel()) if steps is None else steps
+        self.rows: list[tuple[Tensor, ...]] = []
 
-    @property
-    def full(self) -> bool:
-        """Whether further steps are dropped."""
-        return len(self.diagonal) >= self.limit
+    def add(self, *scalars: Tensor) -> None:
+        """Keep the scalars of one step."""
+        if len(self.rows) < self.steps:
+            self.rows.append(scalars)
 
-    def add(self, diagonal: Tensor, off_diagonal: Tensor, valid: Tensor) -> None:
-        """One step: the diagonal entry, the entry that couples it to the next step, and which rows took it."""
-        if not self.full:
-            self.diagonal.append(diagonal)
-            self.off_diagonal.append(off_diagonal)
-            self.valid.append(valid)
+    def stacked(self) -> list[Tensor]:
+        """One tensor ``(*batch, k)`` per name."""
+        return [torch.stack(column, -1) for column in zip(*self.rows, strict=True)]
 
-    def extremes(self) -> tuple[Tensor, Tensor]:
-        """Smallest and largest Ritz value ``(*batch,)``; NaN for rows that took no step."""
-        nan = torch.full_like(self.like, torch.nan)
-        if not self.diagonal:
-            return nan, nan
-        valid = torch.stack(self.valid, -1)
-        diagonal = torch.stack(self.diagonal, -1)
-        valid = valid & torch.isfinite(diagonal)
-        seen = valid[..., 0]
-        first = torch.where(seen, diagonal[..., 0], 0)
-        diagonal = torch.where(valid, diagonal, first.unsqueeze(-1))
-        coupled = valid[..., :-1] & valid[..., 1:]
-        beside = torch.stack(self.off_diagonal, -1)[..., :-1]
-        beside = torch.where(coupled & torch.isfinite(beside), beside, 0)
+
+def cg_extremes(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Extreme Ritz values of a CG run from its step lengths and ratios, to 1e-3 relative, from inside the spectrum.
+
+    Args:
+        alpha: step lengths ``(*batch, k)``; zero from where a row has stopped.
+        beta: ratios ``(*batch, k)``.
+    Returns:
+        Smallest and largest value ``(*batch,)``; NaN for rows without a step.
+    Example:
+        >>> low, high = cg_extremes(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 0.0]))
+        >>> float(low), float(high)
+        (2.0, 2.0)
+
+    References:
+        Saad. "Iterative methods for sparse linear systems". SIAM, 2003. Section 6.7.3.
+    """
+    valid = alpha > 0
+    inverse = torch.where(valid, 1 / alpha, torch.nan)
+    diagonal = inverse.clone()
+    diagonal[..., 1:] += (beta * inverse)[..., :-1]
+    return lanczos_extremes(diagonal, beta.sqrt() * inverse, valid, positive=True)
+
+
+def lanczos_extremes(diagonal: Tensor, beside: Tensor, valid: Tensor, positive: bool = False) -> tuple[Tensor, Tensor]:
+    """Smallest and largest eigenvalue of symmetric tridiagonal matrices, from inside their spectra.
+
+    Eigenvalues of a Lanczos matrix (Ritz values) lie between the extreme eigenvalues of the operator: the smallest
+    is an upper estimate of its smallest, the largest a lower estimate of its largest. Small matrices go through dense
+    eigenvalues, others through counting of negative pivots at many shifts at once, on the host.
+
+    Args:
+        diagonal: ``(*batch, k)``.
+        beside: entries that couple step j to step j + 1 ``(*batch, k)``; the last one is not used.
+        valid: which steps a row took ``(*batch, k)``.
+        positive: whether the matrices are positive definite: then the smallest value is found to 1e-3 relative,
+            otherwise to 1e-7 of the largest.
+    Returns:
+        Two tensors ``(*batch,)``; NaN for rows without a step.
+    Example:
+        >>> ones = torch.ones(2)
+        >>> low, high = lanczos_extremes(2 * ones, ones, ones > 0)
+        >>> round(float(low), 5), round(float(high), 5)
+        (1.0, 3.0)
+
+    References:
+        Barth, Martin, Wilkinson. "Calculation of the eigenvalues of a symmetric tridiagonal matrix by the method of
+        bisection". Numer. Math. 9, 1967.
+    """
+    valid = valid & torch.isfinite(diagonal)
+    seen = valid[..., 0]
+    diagonal = torch.where(valid, diagonal, torch.where(seen, diagonal[..., 0], 1).unsqueeze(-1))
+    beside = beside[..., :-1]
+    beside = torch.where(valid[..., :-1] & valid[..., 1:] & torch.isfinite(beside), beside, 0)
+    if diagonal.numel() <= EXACT_SIZE:
         matrix = torch.diag_embed(diagonal)
         if beside.shape[-1]:
             matrix = matrix + torch.diag_embed(beside, offset=-1)
         values = torch.linalg.eigvalsh(matrix)
-        return torch.where(seen, values[..., 0], nan), torch.where(seen, values[..., -1], nan)
+        low, high = values[..., 0], values[..., -1]
+    else:
+        k = diagonal.shape[-1]
+        main, side = (t.reshape(-1, t.shape[-1]).double().cpu().numpy().T for t in (diagonal, beside))
+        ends = _count(np.ascontiguousarray(main), np.ascontiguousarray(side), positive) if k else (main, main)
+        low, high = (torch.from_numpy(end).to(diagonal).reshape(seen.shape) for end in ends)
+    return torch.where(seen, low, torch.nan), torch.where(seen, high, torch.nan)
+
+
+def _count(main: np.ndarray, side: np.ndarray, positive: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Extreme eigenvalues by multisection; ``main`` is ``(k, rows)``, ``side`` ``(k - 1, rows)``."""
+    rows = main.shape[1]
+    shifts = 64 if rows <= 16 else 8
+    fractions = np.arange(1, shifts + 1)[:, None] / (shifts + 1)
+    squares = side * side
+    reach = np.zeros_like(main)
+    reach[:-1] += np.abs(side)
+    reach[1:] += np.abs(side)
+    # eigenvalues sit inside [low0, low1] and [high0, high1]; low1 and high0 are Rayleigh quotients
+    low0, low1 = (main - reach).min(0), main.min(0)
+    high0, high1 = main.max(0), (main + reach).max(0)
+    if positive:
+        low0 = np.maximum(low0, high1 * 1e-17)
+    for _ in range(math.ceil(math.log(4e4 if positive else 1e8) / math.log(shifts + 1))):
+        a = low0 * (low1 / low0) ** fractions if positive else low0 + (low1 - low0) * fractions
+        b = high1 + (high0 - high1) * fractions
+        below, above = _definite(main, squares, a, 1.0), _definite(main, squares, b, -1.0)
+        low0, low1 = np.max(np.where(below, a, low0), 0), np.min(np.where(below, low1, a), 0)
+        high1, high0 = np.min(np.where(above, b, high1), 0), np.max(np.where(above, high0, b), 0)
+    return low1, high0
+
+
+def _definite(main: np.ndarray, squares: np.ndarray, shift: np.ndarray, sign: float) -> np.ndarray:
+    """Whether ``sign (T - shift)`` is positive definite, for ``shift`` ``(shifts, rows)``: all pivots positive."""
+    with np.errstate(all="ignore"):
+        pivot = sign * (main[0] - shift)
+        least = pivot.copy()
+        for j in range(1, len(main)):
+            np.divide(squares[j - 1], pivot, out=pivot)
+            np.subtract(sign * (main[j] - shift), pivot, out=pivot)
+            np.minimum(least, pivot, out=least)  # NaN, from 0 / 0, counts as not positive
+    return least > 0
