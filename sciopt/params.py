@@ -66,10 +66,10 @@ class Layout:
         """``(*any, n)`` to the tree, leaves ``(*any, *shape)``; views where possible."""
         lead = flat.shape[:-1]
         if len(self.shapes) == 1:
-            leaves = [flat.reshape(*lead, *self.shapes[0])]
+            leaves = [flat.reshape((*lead, *self.shapes[0]))]
         else:
             parts = flat.split(self.sizes, dim=-1)
-            leaves = [part.reshape(*lead, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+            leaves = [part.reshape((*lead, *shape)) for part, shape in zip(parts, self.shapes, strict=True)]
         return pytree.tree_unflatten(leaves, self.spec)
 
 

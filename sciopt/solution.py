@@ -121,12 +121,15 @@ class Solution:
         return torch.nonzero(~self.converged.reshape(-1)).reshape(-1).tolist()
 
 
-def _flatten(solution: Solution) -> tuple[list[Any], None]:
-    return [getattr(solution, f.name) for f in fields(Solution)], None
+def _flatten(solution: Solution) -> tuple[list[Any], tuple[str, ...]]:
+    names = tuple(
+        f.name for f in fields(Solution) if getattr(solution, f.name) is not None
+    )  # vmap returns tensors only
+    return [getattr(solution, name) for name in names], names
 
 
-def _unflatten(leaves: Any, _: None) -> Solution:
-    return Solution(**dict(zip((f.name for f in fields(Solution)), leaves, strict=True)))
+def _unflatten(leaves: Any, names: tuple[str, ...]) -> Solution:
+    return Solution(**dict(zip(names, leaves, strict=True)))
 
 
 pytree.register_pytree_node(Solution, _flatten, _unflatten, serialized_type_name="sciopt.Solution")

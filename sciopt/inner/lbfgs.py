@@ -107,9 +107,8 @@ class LBFGS(AbstractIterativeSolver):
         change = trial_grad - grad
         new_value = torch.where(accept, trial_value, value)
         new_grad = select(accept, trial_grad, grad)
-        memory, direction = Memory.of(state).update(
-            accept, shift, change, new_grad, length, inplace=not oracle.differentiable
-        )
+        inplace = not (oracle.differentiable or state["pairs"].requires_grad)
+        memory, direction = Memory.of(state).update(accept, shift, change, new_grad, length, inplace=inplace)
         new_slope = dot(new_grad, direction)
         rejections = torch.where(accept, 0, state["rejections"] + 1)
         plain = memory.count == 0

@@ -36,7 +36,7 @@ def gradient(problem, c: Tensor, phi: Tensor, method, solver=None, init=None, th
 def series(A: Tensor, terms: int) -> Tensor:
     """eta * sum of the first powers of (I - eta A): what K steps see of the inverse."""
     M = torch.eye(len(A), dtype=A.dtype) - ETA * A
-    return ETA * sum(torch.linalg.matrix_power(M, k) for k in range(terms))
+    return ETA * torch.stack([torch.linalg.matrix_power(M, k) for k in range(terms)]).sum(0)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 40])
