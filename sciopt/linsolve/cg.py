@@ -37,7 +37,8 @@ class CG(AbstractLinearSolver):
             INDEFINITE and SINGULAR rows tell theirs.
     Returns:
         From `solve`: `Solution`; ``aux["min_ritz"]`` and ``aux["max_ritz"]`` ``(*batch,)`` are the extreme curvatures
-        of A that were seen: Ritz values (to 1e-3, from inside the spectrum), or with a preconditioner the extreme Rayleigh quotients of the search directions. NaN for rows without a step.
+        of A that were seen: Ritz values (to 1e-3, from inside the spectrum), or with a preconditioner the extreme
+        Rayleigh quotients of the search directions. NaN for rows without a step.
     Raises:
         ValueError: for options out of range, or an operator not tagged POSITIVE_DEFINITE.
     Example:
@@ -148,6 +149,7 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
     else:
         progress.steps = torch.where(active, progress.steps + budget, progress.steps)
     if coefficients.rows:
-        first, last = cg_extremes(*coefficients.stacked())
+        alphas, betas = coefficients.stacked()
+        first, last = cg_extremes(alphas, betas)
         low, high = torch.fmin(low, first), torch.fmax(high, last)
     progress.note(min_ritz=low, max_ritz=high)

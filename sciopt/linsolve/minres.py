@@ -160,7 +160,8 @@ def iterate(operator: LinearOperator, apply: Product | None, progress: Progress,
     else:
         progress.steps = torch.where(active, progress.steps + budget, progress.steps)
     if coefficients.rows:
-        first, last = lanczos_extremes(*coefficients.stacked())
+        diagonal, beside, valid = coefficients.stacked()
+        first, last = lanczos_extremes(diagonal, beside, valid)
         low, high = torch.fmin(low, first), torch.fmax(high, last)
     progress.operator_norm = torch.fmax(progress.operator_norm, size if not apply else zero)
     progress.note(min_ritz=low, max_ritz=high)

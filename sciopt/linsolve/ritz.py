@@ -65,7 +65,7 @@ def lanczos_extremes(diagonal: Tensor, beside: Tensor, valid: Tensor, positive: 
 
     Eigenvalues of a Lanczos matrix (Ritz values) lie between the extreme eigenvalues of the operator: the smallest
     is an upper estimate of its smallest, the largest a lower estimate of its largest. Small matrices go through dense
-    eigenvalues, others through counting of negative pivots at many shifts at once, on the host.
+    eigenvalues, others through bisection on the host, in a batch at many shifts at once.
 
     Args:
         diagonal: ``(*batch, k)``.
@@ -97,11 +97,20 @@ def lanczos_extremes(diagonal: Tensor, beside: Tensor, valid: Tensor, positive: 
         values = torch.linalg.eigvalsh(matrix)
         low, high = values[..., 0], values[..., -1]
     else:
-        k = diagonal.shape[-1]
         main, side = (t.reshape(-1, t.shape[-1]).double().cpu().numpy().T for t in (diagonal, beside))
-        ends = _count(np.ascontiguousarray(main), np.ascontiguousarray(side), positive) if k else (main, main)
+        ends = _single(main[:, 0], side[:, 0]) if main.shape[1] == 1 else _count(main.copy(), side.copy(), positive)
         low, high = (torch.from_numpy(end).to(diagonal).reshape(seen.shape) for end in ends)
     return torch.where(seen, low, torch.nan), torch.where(seen, high, torch.nan)
+
+
+def _single(main: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Extreme eigenvalues of one matrix by LAPACK's bisection."""
+    from scipy.linalg import eigvalsh_tridiagonal  # here, because it takes a while to load
+
+    def eigenvalue(index: int) -> np.ndarray:
+        return np.asarray(eigvalsh_tridiagonal(main, side, select="i", select_range=(index, index)))
+
+    return eigenvalue(0), eigenvalue(len(main) - 1)
 
 
 def _count(main: np.ndarray, side: np.ndarray, positive: bool) -> tuple[np.ndarray, np.ndarray]:
