@@ -144,6 +144,7 @@ class _Run:
         self._flying: dict[Future[Any], str] = {}
         self._running: set[str] = set()
         self._deaths: Counter[str] = Counter()
+        self._said = False
 
     def go(self) -> Outcome:
         """Until nothing waits and nothing runs, or ^C."""
@@ -216,6 +217,12 @@ class _Run:
 
     def _await_orphans(self, running: list[Row]) -> None:
         """Wait for designs that a worker of an earlier, killed run still computes; queue them when it is gone."""
+        if not self._said:
+            self._said = True
+            pids = ", ".join(str(row.pid) for row in running)
+            self._watch.note(
+                f"waiting for {len(running)} designs that workers of an earlier run compute (process {pids})"
+            )
         for row in running:
             if not row.alive and not self._published(row.key):
                 self._store.release(row.key)

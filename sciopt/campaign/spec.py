@@ -220,7 +220,9 @@ def check_options(kind: ProblemKind, options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         pydantic.ValidationError: for options the problem refuses.
     """
-    return kind.options.model_validate_json(json.dumps(options), strict=True).model_dump(mode="json")
+    plain = kind.options.model_validate_json(json.dumps(options), strict=True).model_dump(mode="json")
+    kind.options.model_validate_json(json.dumps(plain), strict=True)  # what the worker will do with them
+    return plain
 
 
 def _short(value: Any) -> str:

@@ -146,7 +146,12 @@ def _scalar(node: Any, name: str, line: int) -> Any:
     tag = node.tag.removeprefix("tag:yaml.org,2002:")
     if tag not in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value"):
         raise SpecError(f"{name}:{line}: expected plain YAML, got the tag {node.tag}. Remove the tag.")
-    return plain_scalar(node.value) if node.style is None else node.value
+    if node.style is not None:
+        return node.value
+    try:
+        return plain_scalar(node.value)
+    except ValueError as error:  # Python reads no integers of thousands of digits
+        raise SpecError(f"{name}:{line}: expected a number, got {len(node.value)} digits. Shorten it.") from error
 
 
 def unknown_key(document: Document, path: Path, known: list[str]) -> str:

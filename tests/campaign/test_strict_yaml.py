@@ -59,6 +59,7 @@ def test_nan():
         ("a: !mine {b: 1}", "f:1: expected plain YAML, got the tag !mine"),
         ("a: &x [*x]", "f:1: .*aliases that expand without end"),
         ("a: \x00", "f: expected YAML text"),
+        ("a: " + "1" * 5000, "f:1: expected a number, got 5000 digits"),
         ("[" * 5000, "nested hundreds deep"),
     ],
 )
