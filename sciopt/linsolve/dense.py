@@ -36,13 +36,17 @@ def solve_dense(
     """
     check_system(owner, operator, rhs, x0)
     rtol = check_rtol_dtype(owner, rtol, operator.dtype)
+    if rhs.shape[-1] == 0:
+        none = rhs.new_zeros(rhs.shape[:-1])
+        count = none.to(torch.int64)
+        return Solution(value=rhs.clone(), status_code=count, residual_norm=none, num_steps=count)
     matrix = operator.as_matrix()
     magnitude = power_of_two(rhs.abs().amax(-1))
     rhs = rhs / magnitude.unsqueeze(-1)
     b = operator.project(rhs)
     finite_b, finite_a = torch.isfinite(b).all(-1), torch.isfinite(matrix).all(-1).all(-1)
     b = b.masked_fill(~finite_b.unsqueeze(-1), 0)
-    size = torch.where(finite_a, matrix.abs().amax((-2, -1)) if matrix.numel() else b.new_zeros(finite_a.shape), 1)
+    size = torch.where(finite_a, matrix.abs().amax((-2, -1)), 1)
     n = operator.shape[1]
     safe = torch.where(finite_a[..., None, None], matrix, torch.eye(n, dtype=matrix.dtype, device=matrix.device))
     full = safe

@@ -149,6 +149,14 @@ def test_inputs_are_untouched(case, device, generator):
 
 
 @every
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)], ids=["no problem", "no unknown"])
+def test_nothing_to_solve(case, shape):
+    A = torch.zeros(*shape, shape[-1], dtype=torch.float64)
+    solution = fresh(case.solver).solve(case.operator(A), torch.zeros(shape, dtype=torch.float64))
+    assert solution.value.shape == shape and solution.status_code.shape == shape[:1] and solution.converged.all()
+
+
+@every
 def test_product_may_return_its_argument(case):
     from sciopt.linsolve import function_operator
 
