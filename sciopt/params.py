@@ -49,7 +49,8 @@ class Layout:
         leaves, spec = pytree.tree_flatten(tree)
         if spec != self.spec:
             raise ValueError(
-                f"Layout: expected a tree of structure {self.spec}, got {spec}. Return the same keys that came in."
+                f"Layout: expected a tree with the structure of the inner parameters, {self.spec}, got {spec}. "
+                "Return the same keys that came in."
             )
         batch = self.batch_shape
         for leaf, shape in zip(leaves, self.shapes, strict=True):

@@ -78,6 +78,11 @@ class Unrolled(AbstractHypergradient):
     def respond(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
         path, total = plan(request, x0, args, self.num_steps)
         exact = self.num_steps is not None
+        if self.checkpoints is not None and path.recurrence is not None and path.recurrence.trajectory:
+            raise ValueError(
+                "Unrolled: expected no `checkpoints` for a Recurrence with trajectory=True, got "
+                f"{self.checkpoints}. The trajectory holds every state anyway: leave `checkpoints` out."
+            )
         if self.checkpoints is not None and torch.is_grad_enabled() and not under_transform():
             return respond_checkpointed(path, x0, args, total, self.checkpoints, exact=exact)
         kept = total if self.truncate is None else min(self.truncate, total)

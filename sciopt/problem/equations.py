@@ -9,7 +9,7 @@ from typing import final
 from torch import Tensor
 
 from sciopt.linsolve import Tag
-from sciopt.params import tree_map
+from sciopt.params import ravel
 from sciopt.problem.base import AbstractProblem, Tree
 
 __all__ = ["FixedPoint", "RootFind"]
@@ -39,7 +39,8 @@ class FixedPoint(AbstractProblem):
     nullspace: Callable[[Tree, Tree], Tensor] | None = None
 
     def optimality(self, inner_params: Tree, outer_params: Tree) -> Tree:
-        return tree_map(lambda a, b: a - b, inner_params, self.fixed_point_map(inner_params, outer_params))
+        layout, flat = ravel(inner_params, self.batch_ndim)
+        return layout.unflatten(flat - layout.flatten(self.fixed_point_map(inner_params, outer_params)))
 
     @property
     def jacobian_tags(self) -> frozenset[Tag]:

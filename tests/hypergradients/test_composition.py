@@ -184,6 +184,7 @@ def test_batch_equals_loop(generator, method):
         )
         assert abs(int(single.num_steps) - int(sol.num_steps[i])) <= 5  # sums of another order, at 1e-13
         single.value.square().sum().backward()
+        assert one["s"].grad is not None
         rows.append(one["b"].grad)
         shared = shared + one["s"].grad
     torch.testing.assert_close(phi["b"].grad, torch.stack(rows), rtol=1e-9, atol=1e-11)
