@@ -1,6 +1,7 @@
 """Outer loops: how a design moves, by hypergradients."""
 
 from sciopt.outer.abstract import AbstractOuterStep
+from sciopt.outer.checkpoint import CheckpointError
 from sciopt.outer.kkt import KKTResidual, kkt_residual
 from sciopt.outer.loop import optimize
 from sciopt.outer.mma import MMA
@@ -11,6 +12,7 @@ from sciopt.outer.transformed import TransformedGradient
 __all__ = [
     "MMA",
     "AbstractOuterStep",
+    "CheckpointError",
     "KKTResidual",
     "OptimalityCriteria",
     "OptimizeError",

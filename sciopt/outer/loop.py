@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sciopt.bilevel import BilevelProblem
-from sciopt.checks import check_finite, check_tree
+from sciopt.checks import check_finite, check_option, check_tree
 from sciopt.hypergradients.abstract import AbstractHypergradient
 from sciopt.inner.abstract import AbstractSolver
 from sciopt.outer.abstract import AbstractOuterStep
+from sciopt.outer.checkpoint import Checkpointer, CheckpointError
 from sciopt.outer.drivers import DesignDriver, TorchDriver
 from sciopt.outer.evaluate import Evaluator, OuterConstraint
+from sciopt.outer.fingerprint import describe
 from sciopt.outer.result import OptimizeError, OptimizeResult
 from sciopt.outer.run import Callback, Run, Stopping, drive
 from sciopt.params import Layout, ravel
@@ -42,6 +45,10 @@ def optimize(
     warm_start: bool = True,
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 1,
+    resume: bool = False,
+    generator: torch.Generator | None = None,
     throw: bool = True,
     certificate: bool = True,
 ) -> OptimizeResult:
@@ -71,6 +78,13 @@ def optimize(
             ``init`` a function, `Recurrence`, `InitialValue`, and the unrolled methods.
         callbacks: functions of a `StepRecord`, called after each evaluation; True or a `Status` stops the run.
         progress: show a progress bar.
+        checkpoint: file that holds the run: written before every evaluation (aside, synced, renamed), with the state of
+            the optimizer, the warm start, the generator and the history.
+        checkpoint_every: steps between two writes.
+        resume: continue the run that ``checkpoint`` holds, if it exists: called as it was before (``max_steps`` and
+            tolerances may differ), the run ends, bit for bit, where an uninterrupted one does.
+        generator: the one source of random numbers of the problem's functions, if they use any; its state is restored
+            by a resume.
         throw: raise `OptimizeError` when a solve fails or a number is NaN; else return with that status.
         certificate: certify the last hypergradient (about one more inner correction and one more adjoint solve).
 
@@ -80,6 +94,7 @@ def optimize(
     Raises:
         OptimizeError: with ``throw``, naming the step and the solve that failed; the last good design is its ``result``.
         TypeError: for an ``outer`` that is none of the above, or constraints that it does not take.
+        CheckpointError: for a file that is damaged, belongs to another run, or exists without ``resume``.
         ValueError: for options out of range, a start outside the bounds, NaN or Inf in the start.
 
     Example:
@@ -131,6 +146,21 @@ def optimize(
             f"optimize: expected `outer` to be an optimizer class, a function that makes one, or an outer step, got "
             f"{outer!r}. Pass torch.optim.Adam, functools.partial(torch.optim.Adam, lr=1e-2), or an object such as MMA()."
         )
+    if checkpoint is not None:
+        check_option("optimize", "checkpoint_every", checkpoint_every, checkpoint_every >= 1, ">= 1", "Use 1.")
+
+        marks = marks_of(evaluator, outer_params, outer, (lower, upper), generator)
+        keeper = Checkpointer(Path(checkpoint), checkpoint_every, marks, generator)
+        if keeper.path.exists() and not resume:
+            raise CheckpointError(
+                f"optimize: expected no file at `checkpoint` {keeper.path}, got one. Pass resume=True to continue it, or "
+                "delete it to start anew."
+            )
+        if keeper.path.exists():
+            driver.load(keeper.restore(run))
+        run.save = keeper.save
+    elif resume:
+        raise ValueError("optimize: expected `checkpoint` with resume=True, got None. Name the file to continue from.")
     with bar_of(progress, max_steps) as run.bar:
         ending = drive(run, driver)
     result = run.result(ending, certificate=certificate)
@@ -138,6 +168,27 @@ def optimize(
         what, solution = ending.failed
         raise OptimizeError(f"optimize: step {run.step}: {what}", solution, result)
     return result
+
+
+def marks_of(
+    evaluator: Evaluator, outer_params: Any, outer: Any, bounds: Any, generator: torch.Generator | None
+) -> dict[str, Any]:
+    """What determines a run, by the names under which `optimize` takes it."""
+    ev = evaluator
+    named = {
+        "problem": ev.problem,
+        "outer_params": outer_params,
+        "init": ev.init,
+        "outer": outer,
+        "solver": ev.solver,
+        "hypergradient": ev.hypergradient,
+        "bounds": bounds,
+        "inequality": ev.inequality,
+        "equality": ev.equality,
+        "warm_start": ev.warm_start,
+        "generator": None if generator is None else str(generator.device),
+    }
+    return {name: describe(thing) for name, thing in named.items()}
 
 
 def refuse(method: str, **constraints: OuterConstraint | None) -> None:

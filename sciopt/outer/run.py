@@ -80,6 +80,7 @@ class Run:
     save: Callable[[Run, Any], None] | None = None
     step: int = 0
     theta: Any = None  # last theta*, where the next inner solve starts
+    previous: Tensor | None = None  # last point that was entered into the history
     good: Evaluation | None = None
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
 
@@ -110,7 +111,7 @@ class Run:
         adjoint = nan if ev.record.adjoint is None else biggest(ev.record.adjoint.residual_norm, nan)
         inequalities = ev.constraints.numel() - ev.num_equalities
         worst = torch.cat([ev.constraints, ev.constraints[inequalities:].abs(), nan.new_zeros(1)]).max()
-        moved = nan if self.good is None else (ev.point - self.good.point).abs().max()
+        moved = nan if self.previous is None else (ev.point - self.previous).abs().max()
         residual, steps = (biggest(t, nan) for t in (ev.solution.residual_norm, ev.solution.num_steps))
         parts = [ev.value, stationarity.norm(), moved, worst, residual, adjoint, steps, ev.finite]
         values = torch.stack([t.detach().to(nan.device, torch.float64) for t in parts]).tolist()
@@ -124,7 +125,7 @@ class Run:
         if not numbers.pop("finite"):
             failed = solution_of(self.evaluator.hypergradient_at(evaluation, certificate=False))
             return Ending(Status.NONFINITE, "the hypergradient is NaN or Inf", ("hypergradient", failed))
-        self.good = evaluation
+        self.good, self.previous = evaluation, evaluation.point
         for name in HISTORY:
             self.history[name].append(numbers[name])
         if self.bar is not None:
@@ -160,11 +161,11 @@ class Run:
     def result(self, ending: Ending, *, certificate: bool) -> OptimizeResult:
         """The result at the last good point."""
         tree = self.evaluator.layout.unflatten
-        if self.good is None:
-            phi = tree(self.point.clone())
+        if self.good is None:  # failed at the start, or at once after a resume
+            phi = tree((self.point if self.previous is None else self.previous).clone())
             start = self.evaluator.start(phi, self.theta)
             inner = tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, start)
-            value, hg = float("nan"), None
+            value, hg = (self.history["value"] or [float("nan")])[-1], None
         else:
             phi, inner = tree(self.good.point.clone()), self.good.inner_params
             hg = self.evaluator.hypergradient_at(self.good, certificate=certificate and ending.failed is None)
