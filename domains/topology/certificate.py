@@ -1,0 +1,148 @@
+"""What says how far to trust a finished design: derivatives against differences, volume, optimality, grayness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sciopt.domains.topology.direct import DirectEquilibrium, FactorCache
+from sciopt.domains.topology.problem import ComplianceProblem
+from sciopt.outer.kkt import kkt_residual
+from sciopt.response import best_response
+
+__all__ = ["DesignCertificate", "certify_design", "directional_error", "grayness"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DesignCertificate:
+    """Numbers that are zero, or small, for a design to be trusted.
+
+    Args:
+        hypergradient_error: relative difference between the hypergradient along a random direction and a central
+            difference of re-solved compliances.
+        volume_error: built volume minus the allowed one, as a share of the domain.
+        kkt_residual: largest entry of the projected gradient of the Lagrangian, relative to the largest of the
+            compliance's gradient, at the best multiplier.
+        grayness: `grayness` of what is built.
+    """
+
+    hypergradient_error: float
+    volume_error: float
+    kkt_residual: float
+    grayness: float
+
+
+def grayness(physical: Tensor) -> float:
+    """Mean of ``4 x (1 - x)``: 0 for black and white, 1 for densities of one half everywhere.
+
+    Example:
+        >>> grayness(torch.tensor([0.0, 1.0, 0.5, 1.0]))
+        0.25
+
+    References:
+        Sigmund. "Morphology-based black and white filters for topology optimization". 2007. Eq. 34.
+    """
+    return float((4 * physical * (1 - physical)).mean())
+
+
+def directional_error(
+    problem: ComplianceProblem,
+    density: Tensor,
+    grad: Tensor,
+    *,
+    cache: FactorCache,
+    generator: torch.Generator,
+    step: float = 1e-4,
+) -> float:
+    """Relative error of ``grad`` along a random direction, against a central difference of two new solves.
+
+    The direction vanishes at densities of 0 and 1, so that no density leaves its bounds, and goes with the sign of
+    the gradient, so that the difference is not lost in rounding.
+
+    Args:
+        problem: the problem.
+        density: design ``(ny, nx)``, float64 for a meaningful answer.
+        grad: its hypergradient ``(ny, nx)``.
+        cache: the run's factorizations.
+        generator: source of the direction.
+        step: size of the difference; its error is of the order of ``step**2``.
+
+    Example:
+        >>> from sciopt.domains.topology import Grid, cantilever
+        >>> problem = ComplianceProblem(structure=cantilever(Grid(nx=4, ny=2)), volume_fraction=0.5)
+        >>> generator, x = torch.Generator().manual_seed(0), problem.start()
+        >>> wrong = directional_error(problem, x, -torch.ones_like(x), cache=FactorCache(problem.energy), generator=generator)
+        >>> wrong > 0.1
+        True
+    """
+    noise = torch.rand(density.shape, generator=generator, dtype=torch.float64).to(density)
+    direction = (0.1 + noise) * 4 * density * (1 - density) * grad.sign()
+    values = []
+    for sign in (1, -1):
+        moved = density + sign * step * direction
+        solver = DirectEquilibrium(cache=cache)
+        solution = best_response(problem.bilevel.inner, moved, init=problem.rest(moved), solver=solver)
+        values.append(problem.compliance(solution.value, moved))
+    difference = (values[0] - values[1]) / (2 * step)
+    slope = (grad * direction).sum()
+    scale = difference.abs().clamp(min=torch.finfo(density.dtype).tiny)
+    return float((slope - difference).abs() / scale)
+
+
+def certify_design(
+    problem: ComplianceProblem,
+    density: Tensor,
+    value: Tensor,
+    grad: Tensor,
+    *,
+    cache: FactorCache,
+    generator: torch.Generator,
+) -> DesignCertificate:
+    """The certificate of a design with its compliance and hypergradient; costs two solves.
+
+    Args:
+        problem: the problem.
+        density: design ``(ny, nx)``.
+        value: compliance ``()``.
+        grad: hypergradient ``(ny, nx)``, not filtered.
+        cache: the run's factorizations.
+        generator: source of the random direction.
+
+    Example:
+        >>> from sciopt.domains.topology import Grid, cantilever
+        >>> problem = ComplianceProblem(structure=cantilever(Grid(nx=4, ny=2)), volume_fraction=0.5)
+        >>> x = problem.start()
+        >>> made = certify_design(problem, x, torch.tensor(1.0).double(), -torch.ones_like(x),
+        ...                       cache=FactorCache(problem.energy), generator=torch.Generator().manual_seed(0))
+        >>> made.volume_error, made.kkt_residual, made.grayness  # an even gradient at an even design is stationary
+        (0.0, 0.0, 1.0)
+    """
+    leaf = density.detach().requires_grad_()
+    with torch.enable_grad():
+        volume = problem.volume(leaf)
+        (volume_grad,) = torch.autograd.grad(volume.sum(), leaf)
+    flat, slope = grad.reshape(-1), volume_grad.reshape(-1)
+    interior = ((density > 0) & (density < 1)).reshape(-1)
+    # The multiplier that halves the range of -grad / slope over the densities between their bounds: minimax, not fitted.
+    ratio = (-flat / slope)[interior]
+    multiplier = 0.5 * (ratio.min() + ratio.max()).clamp(min=0).reshape(1) if ratio.numel() else flat.new_zeros(1)
+    residual = kkt_residual(
+        density.reshape(-1),
+        value,
+        flat,
+        volume.detach(),
+        slope[None],
+        multipliers=multiplier,
+        lower=0.0,
+        upper=1.0,
+    )
+    return DesignCertificate(
+        hypergradient_error=directional_error(problem, density, grad, cache=cache, generator=generator),
+        volume_error=float(volume.detach()) / problem.structure.grid.num_elements,
+        kkt_residual=residual.stationarity,
+        grayness=grayness(problem.physical(density)),
+    )

@@ -1,0 +1,64 @@
+"""Pictures of designs; matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sciopt.domains.topology.structure import Structure
+
+__all__ = ["draw_density"]
+
+
+def draw_density(path: Path, density: np.ndarray, structure: Structure, *, title: str = "") -> None:
+    """Write a picture (the format follows the suffix) of a density with its supports and load.
+
+    Args:
+        path: file to write.
+        density: physical densities ``(ny, nx)`` in [0, 1], row 0 on top.
+        structure: for supports (blue) and load (red arrows, scaled to the largest).
+        title: line above the picture.
+
+    Example:
+        >>> import tempfile
+        >>> from sciopt.domains.topology import Grid, cantilever
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "density.png"
+        ...     draw_density(file, np.ones((2, 4)), cantilever(Grid(nx=4, ny=2)))
+        ...     file.read_bytes()[1:4]
+        b'PNG'
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    grid = structure.grid
+    width = 7.0
+    figure = Figure(figsize=(width, max(1.5, width * (grid.ny / grid.nx) + 0.7)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(density, cmap="gray_r", vmin=0, vmax=1, extent=(0, grid.nx, 0, grid.ny), interpolation="nearest")
+    x, y = grid.positions().T
+    for axis, marker in ((0, "<"), (1, "^")):  # held sideways, held upright
+        nodes = structure.fixed[structure.fixed % 2 == axis] // 2
+        axes.scatter(x[nodes], y[nodes], marker=marker, s=20, color="tab:blue", clip_on=False, zorder=3)
+    force = structure.load.reshape(-1, 2)
+    loaded = np.flatnonzero(np.abs(force).max(1) > 0)
+    length = 0.15 * max(grid.ny, 0.25 * grid.nx) / np.abs(force).max()
+    for node in loaded:
+        dx, dy = force[node] * length
+        axes.annotate(
+            "",
+            xy=(x[node], y[node]),
+            xytext=(x[node] - dx, y[node] - dy),
+            arrowprops={"arrowstyle": "->", "color": "tab:red"},
+            annotation_clip=False,
+        )
+    margin = 0.2 * max(grid.ny, 0.25 * grid.nx)
+    axes.set_xlim(-0.02 * grid.nx - 1, 1.02 * grid.nx + 1)
+    axes.set_ylim(-0.25 * margin, grid.ny + margin)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    if title:
+        axes.set_title(title, fontsize=10)
+    figure.savefig(path, dpi=130)
