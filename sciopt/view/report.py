@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["render_report", "write_report"]
 
 _SMALL_CHARTS = 4
+_COLUMNS, _METRICS = 6, 2  # options and metrics that the comparison shows
 
 
 def write_report(seen: Overview) -> Path:
@@ -92,9 +93,9 @@ def _gallery(seen: Overview) -> str:
 
 
 def _table(seen: Overview, varying: list[str]) -> str:
-    shared = [name for name in _metric_names(seen) if name not in varying][:6]
+    shared = [name for name in _metric_names(seen) if name not in (*varying, "steps")][:_METRICS]
     names = ["#", "design", "status", "objective", *varying, *shared, "steps", "seconds", "seed"]
-    head = "".join(f"<th><button>{escape(name)}</button></th>" for name in names)
+    head = "".join(f"<th><button>{escape(name).replace('_', '_<wbr>')}</button></th>" for name in names)
     rows = []
     for number, entry in enumerate(seen.entries, 1):
         result = entry.result
@@ -103,7 +104,7 @@ def _table(seen: Overview, varying: list[str]) -> str:
         options = _flat(entry.design.options)
         cells += [_cell(options.get(name, "")) for name in varying]
         cells += [_cell(result.metrics.get(name, "") if result else "") for name in shared]
-        cells += [_cell(_steps(result) if result else ""), _cell(result.run["seconds"] if result else "")]
+        cells += [_cell(_steps(result) if result else ""), _cell(round(result.run["seconds"], 1) if result else "")]
         rows.append("<tr>" + "".join(cells) + _cell(entry.design.seed) + "</tr>")
     return f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
@@ -197,11 +198,16 @@ def _varying(seen: Overview) -> list[str]:
     for entry in seen.entries:
         for name, value in _flat(entry.design.options).items():
             values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
-    return [name for name, different in values.items() if len(different) > 1][:8]
+    return [name for name, different in values.items() if len(different) > 1][:_COLUMNS]
 
 
 def _metric_names(seen: Overview) -> list[str]:
-    return list(dict.fromkeys(name for entry in seen.entries if entry.result for name in entry.result.metrics))
+    """Metrics that fit into a column: numbers that do not repeat the objective, under a short name."""
+    results = [entry.result for entry in seen.entries if entry.result]
+    names = dict.fromkeys(name for result in results for name in result.metrics if len(name) <= 20)
+    repeats = {name for name in names if all(result.metrics.get(name) == result.objective for result in results)}
+    words = {name for name in names if any(isinstance(result.metrics.get(name), str) for result in results)}
+    return [name for name in names if name not in repeats | words]
 
 
 def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
