@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_rtol_dtype
-from sciopt.params import under_transform
 from sciopt.problem.base import AbstractProblem
 from sciopt.problem.minimize import Minimize
 from sciopt.problem.system import Oracle
 from sciopt.solution import Solution, Status
+from sciopt.transforms import under_transform
 
 __all__ = ["AbstractIterativeSolver", "AbstractSolver", "run"]
 

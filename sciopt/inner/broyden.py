@@ -20,6 +20,7 @@ from sciopt.solution import Status
 __all__ = ["Broyden"]
 
 MAX_REJECTIONS = 60
+STALE_AFTER = 200
 RUNAWAY = 1e12
 
 
@@ -86,6 +87,8 @@ class Broyden(AbstractIterativeSolver):
             "used": count,
             "steps": count,
             "rejections": count,
+            "stale": count,
+            "best": norm0,
             "reach": RUNAWAY * torch.where(size > 0, size, 1.0),
         }
 
@@ -128,7 +131,10 @@ class Broyden(AbstractIterativeSolver):
         }
         if isinstance(oracle.problem, FixedPoint):
             new["scale"] = where
-        code = verdict(state["status_code"], rejections >= MAX_REJECTIONS, Status.STAGNATED)
+        new["stale"] = torch.where(size < 0.9 * state["best"], 0, state["stale"] + 1)
+        new["best"] = torch.where(size < state["best"], size, state["best"])
+        stuck = (rejections >= MAX_REJECTIONS) | (new["stale"] >= STALE_AFTER)
+        code = verdict(state["status_code"], stuck, Status.STAGNATED)
         new["status_code"] = verdict(code, where > state["reach"], Status.DIVERGED)
         return moved, new
 

@@ -197,7 +197,7 @@ def logistic_newton(
 
     Example:
         >>> logistic_newton(torch.tensor([[1.0], [-1.0]]), torch.tensor([1.0, 0.0]), 1.0)
-        tensor([0.8059])
+        tensor([0.6748])
 
     References:
         Bertinetto et al. "Meta-learning with differentiable closed-form solvers". ICLR 2019, sec. 3.2. Survey sec. 4.4.

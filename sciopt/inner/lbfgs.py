@@ -12,7 +12,7 @@ from sciopt.checks import check_option, check_tolerances
 from sciopt.inner.abstract import AbstractIterativeSolver
 from sciopt.inner.lbfgs_memory import Memory
 from sciopt.inner.line_search import acceptable, first_step_size, shorten
-from sciopt.inner.rows import base_state, dot, norm, quotient, rounding_floor, select, verdict
+from sciopt.inner.rows import base_state, dot, norm, rounding_floor, select, track_curvature, verdict
 from sciopt.problem.minimize import LeastSquares, Minimize
 from sciopt.problem.system import Oracle
 from sciopt.solution import Status
@@ -140,12 +140,8 @@ class LBFGS(AbstractIterativeSolver):
     ) -> None:
         """Norms, rounding floor and the row's own verdict."""
         size, grad_norm = norm(moved), norm(new["grad"])
-        seen = quotient(norm(change), norm(shift))
-        old = state["curvature"]
-        fresh = torch.isinf(old)
-        smallest = torch.where(torch.isfinite(seen), torch.minimum(old, seen), old)  # far trials are steep: distrust
-        running = torch.where(fresh | ~torch.isfinite(old), seen, torch.maximum(seen, 0.9 * old))
-        new["curvature"] = curvature = torch.where(accept, running, torch.where(fresh, smallest, old))
+        first = state["count"] == 0
+        new["curvature"] = curvature = track_curvature(state["curvature"], accept, first, change, shift, size)
         stuck = new["rejections"] >= STUCK_AFTER
         new["floor"] = torch.where(accept | stuck, rounding_floor(curvature, size), 0.0)
         new["residual_norm"] = grad_norm

@@ -113,6 +113,6 @@ class Memory:
         fresh = torch.stack([s, y], dim=-2).reshape(-1, n)
         kept = keep.reshape(-1).repeat_interleave(2).unsqueeze(-1)
         fresh = torch.where(kept, fresh, flat.index_select(0, slots))
-        if inplace:  # the state of a run belongs to that run
+        if inplace and not flat.requires_grad:  # the state of a run belongs to that run
             return flat.index_copy_(0, slots, fresh).view_as(self.pairs)
         return flat.index_copy(0, slots, fresh).view_as(self.pairs)

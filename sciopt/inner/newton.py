@@ -76,9 +76,11 @@ class Newton(AbstractIterativeSolver):
             direction, bound, singular = dense_direction(jacobian, residual)
         else:
             rtol = check_rtol_dtype("Newton", self.rtol, x.dtype)
-            target = quotient(self.atol + rtol * state["scale"], size).amin()  # the same forcing term for every row
-            forcing = float(target.clamp(100 * torch.finfo(x.dtype).eps, 0.1)) if not oracle.differentiable else 1e-8
-            direction = GMRES(rtol=max(0.1 * forcing, 100 * torch.finfo(x.dtype).eps)).solve(jacobian, -residual).value
+            tightest = 100 * torch.finfo(x.dtype).eps
+            target = quotient(self.atol + rtol * state["scale"], size, 0.1)
+            target = torch.where(torch.isfinite(target), target, 0.1).amin()  # one forcing term for all rows
+            forcing = max(0.1 * float(target.clamp(tightest, 0.1)), tightest)
+            direction = GMRES(rtol=forcing).solve(jacobian, -residual).value
             bound = quotient(norm(jacobian.mv(residual)), size)
             singular = ~torch.isfinite(norm(direction))
             direction = select(singular, torch.zeros_like(direction), direction)

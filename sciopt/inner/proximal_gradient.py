@@ -104,7 +104,8 @@ class ProximalGradient(AbstractIterativeSolver):
         target = select(accept, trial + push.unsqueeze(-1) * (trial - x), point)
         new = {**state, "point": target, "weight": torch.where(accept, torch.where(backwards, 1.0, larger), weight)}
         if self.step_size is None:
-            growth = torch.where(state["shrunk"], 1.0 if self.accelerated else 1.1, 2.0)
+            again = torch.where(backwards, 1.25, 1.0) if self.accelerated else 1.1  # a restart may try a longer step
+            growth = torch.where(state["shrunk"], again, 2.0)
             new["length"] = length * torch.where(accept, growth, 0.5)
             new["shrunk"] = state["shrunk"] | ~accept
             new["rejections"] = torch.where(accept, 0, state["rejections"] + 1)

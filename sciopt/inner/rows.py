@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from sciopt.params import under_transform
 from sciopt.solution import Status
+from sciopt.transforms import under_transform
 
 __all__ = [
     "any_row",
@@ -22,6 +22,7 @@ __all__ = [
     "rounding_floor",
     "safe_norm",
     "select",
+    "track_curvature",
     "verdict",
 ]
 
@@ -53,7 +54,8 @@ def quotient(a: Tensor, b: Tensor, fallback: float | Tensor = 0.0) -> Tensor:
 
 def select(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Rows of ``a`` where the mask ``(*batch,)`` holds, else of ``b``."""
-    return torch.where(mask.reshape(*mask.shape, *(1,) * (a.ndim - mask.ndim)), a, b)
+    depth = max(a.ndim, b.ndim) - mask.ndim
+    return torch.where(mask.reshape(*mask.shape, *(1,) * depth), a, b)
 
 
 def any_row(mask: Tensor) -> bool:
@@ -77,6 +79,19 @@ def verdict(code: Tensor, mask: Tensor, status: Status) -> Tensor:
 def check_growth(code: Tensor, residual_norm: Tensor, start: Tensor) -> Tensor:
     """`Status.DIVERGED` for rows whose residual has outgrown its start ``(*batch,)`` beyond return."""
     return verdict(code, residual_norm > GROWTH * start, Status.DIVERGED)
+
+
+def track_curvature(old: Tensor, accept: Tensor, first: Tensor, change: Tensor, shift: Tensor, size: Tensor) -> Tensor:
+    """Estimate of ``|J|`` from differences, infinite until there is one.
+
+    Differences over less than ``sqrt(eps) |x|`` are not believed (a kink would look infinitely curved), nor are far
+    trials that were rejected, unless they lower the estimate. ``first``: rows that have accepted nothing yet.
+    """
+    length = norm(shift)
+    seen = quotient(norm(change), length)
+    usable = (length > torch.finfo(length.dtype).eps ** 0.5 * size) & torch.isfinite(seen)
+    taken = torch.where(first | torch.isinf(old), seen, torch.maximum(seen, 0.9 * old))
+    return torch.where(usable, torch.where(accept, taken, torch.minimum(old, seen)), old)
 
 
 def rounding_floor(curvature: Tensor, x_norm: Tensor) -> Tensor:
