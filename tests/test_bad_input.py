@@ -175,9 +175,7 @@ def saddle() -> Minimize:
 def test_indefinite_hessian_is_a_status_not_a_number_passed_on():
     p = phi()
     sol = best_response(saddle(), p, init=ZERO, solver=LBFGS(), hypergradient=Implicit())
-    with pytest.raises(
-        SolveError, match="Implicit: adjoint: expected status CONVERGED, got INDEFINITE.*curvature is negative"
-    ):
+    with pytest.raises(SolveError, match="adjoint: expected status CONVERGED, got INDEFINITE.*curvature is negative"):
         sol.value.sum().backward()
     problem = BilevelProblem(inner=saddle(), outer_loss=lambda t, o: t.sum())
     with pytest.warns(HypergradientWarning, match="INDEFINITE"):
