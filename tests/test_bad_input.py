@@ -60,7 +60,7 @@ def test_inputs_are_checked_at_the_entry(outer, init, error, message):
     ("problem", "init", "message"),
     [
         (Minimize(lambda t, p: (t - p) ** 2), ZERO, r"batch shape \(\), got \(2,\)"),
-        (Minimize(lambda t, p: 3.0), ZERO, r"batch shape \(\), got float"),
+        (Minimize(lambda t, p: p.tolist()), ZERO, r"batch shape \(\), got list"),
         (
             Minimize(lambda t, p: (t - p).square().sum(), batch_ndim=1),
             torch.zeros(3, 2, dtype=F64),

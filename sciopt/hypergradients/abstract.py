@@ -156,19 +156,25 @@ class Response(torch.autograd.Function):
         ctx.save_for_forward(x, x0, *args)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor | None, *_: Any
+    ) -> tuple[Any, ...]:
         x, x0, *args = ctx.saved_tensors
         if grad is None:
             return (None,) * (3 + len(args))
         return (None, None, *ctx.method.vjp(ctx.request, x0, x, args, grad, ctx.needs_input_grad[2:]))
 
     @staticmethod
-    def jvp(ctx: Any, _method: Any, _request: Any, *tangents: Tensor | None) -> tuple[Any, ...]:
+    def jvp(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, _method: Any, _request: Any, *tangents: Tensor | None
+    ) -> tuple[Any, ...]:
         x, x0, *args = ctx.saved_tensors
         return ctx.method.jvp(ctx.request, x0, x, args, tangents), None, None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], method: Any, request: Request, x0: Tensor, *args: Tensor) -> Any:
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: tuple[Any, ...], method: Any, request: Request, x0: Tensor, *args: Tensor
+    ) -> Any:
         lifted = lift(request, in_dims[3:], info.batch_size)
         out = Response.apply(method, lifted, to_front(x0, in_dims[2], info.batch_size), *args)
         return out, (0, 0, 0, 0)

@@ -94,7 +94,7 @@ class JacobianSolve(torch.autograd.Function):
         return JacobianSolve.apply(linear_solver, request, transpose, rhs, x, *args)
 
     @staticmethod
-    def vmap(
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
         info: Any,
         in_dims: tuple[Any, ...],
         linear_solver: AbstractLinearSolver,

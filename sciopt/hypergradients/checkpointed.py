@@ -87,7 +87,8 @@ class _Segments(torch.autograd.Function):
             )
             grads_out, state_grads = [pulled[0]], list(pulled[1 : len(inputs)])
             for k, g in enumerate(pulled[len(inputs) :]):
-                totals[k] = g if totals[k] is None else totals[k] if g is None else totals[k] + g
+                before = totals[k]
+                totals[k] = g if before is None else before if g is None else before + g
         out = iter(totals)
         return (None, None, None, grads_out[0], *(next(out) if a.requires_grad else None for a in leaves))
 
