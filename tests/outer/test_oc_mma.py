@@ -12,6 +12,7 @@ from sciopt.outer.kkt import kkt_residual
 from sciopt.outer.mma import MMA
 from sciopt.outer.mma_subproblem import Subproblem, solve_subproblem
 from sciopt.outer.optimality_criteria import OptimalityCriteria
+from sciopt.outer.settled import Settled
 from sciopt.outer.transformed import TransformedGradient
 
 F64 = torch.float64
@@ -242,6 +243,19 @@ def test_transformed_gradient_only_changes_the_gradient() -> None:
     moved, _ = wrapped.step(x, value, grad, constraints, slopes, wrapped.init(x, 0.0, 1.0))
     expected, _ = base.step(x, value, grad.flip(0), constraints, slopes, base.init(x, 0.0, 1.0))
     assert torch.equal(moved, expected) and not torch.equal(moved, moved.flip(0))
+
+
+def test_settled_stays_only_where_the_step_is_small_and_the_point_feasible() -> None:
+    x = torch.full((4,), 0.5, dtype=F64)
+    value, grad, constraints, slopes = evaluate(separable, x)
+    far, _ = OptimalityCriteria().step(x, value, grad, constraints, slopes, OptimalityCriteria().init(x, 0.0, 1.0))
+    change = float((far - x).abs().max())
+    for atol, violation, stays in ((1.01 * change, 0.0, True), (0.99 * change, 0.0, False), (1.0, 1e-3, False)):
+        rule = Settled(base=OptimalityCriteria(), change_atol=atol)
+        moved, state = rule.step(x, value, grad, constraints + violation, slopes, rule.init(x, 0.0, 1.0))
+        assert torch.equal(moved, x) == stays and state["multipliers"].shape == (1,)
+    with pytest.raises(ValueError, match="Settled: expected `change_atol` >= 0"):
+        Settled(base=OptimalityCriteria(), change_atol=-1.0)
 
 
 def test_kkt_residual_sees_each_condition() -> None:

@@ -43,7 +43,7 @@ def filter_matrix(nx: int, ny: int, radius: float) -> tuple[sp.csr_matrix, np.nd
 def half_mbb(
     nx: int, ny: int, radius: float, *, density_filter: bool, volume: float = 0.5
 ) -> tuple[np.ndarray, list[float]]:
-    """Final physical densities ``(ny, nx)`` and the compliance of every iteration, until no density moves by > 0.01."""
+    """Compliance of every iteration until no density moves by > 0.01, and the physical densities ``(ny, nx)`` of the last."""
     element = closed_form_stiffness()
     node = np.arange((nx + 1) * (ny + 1)).reshape(nx + 1, ny + 1)
     left, right = node[:-1, :-1].ravel(), node[1:, :-1].ravel()
@@ -58,8 +58,10 @@ def half_mbb(
     x = np.full(nx * ny, volume)
     built = x.copy()
     history: list[float] = []
+    analysed = built
     change = 1.0
     while change > 0.01 and len(history) < 1000:
+        analysed = built
         modulus = E_MIN + built**PENALTY * (1 - E_MIN)
         k = sp.csc_matrix(((modulus[:, None] * element.ravel()).ravel(), (i, j)), shape=(n, n))
         u = np.zeros(n)
@@ -85,4 +87,4 @@ def half_mbb(
                 high = middle
         change = float(np.abs(new - x).max())
         x = new
-    return built.reshape(nx, ny).T, history
+    return analysed.reshape(nx, ny).T, history
