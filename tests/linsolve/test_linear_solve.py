@@ -99,7 +99,7 @@ def test_trees_in_trees_out(generator):
     torch.testing.assert_close(solution.value, {"w": rhs["w"] / 2, "b": rhs["b"] / 4})
     (grad,) = torch.autograd.grad(solution.value["w"].sum(), rhs["w"])
     torch.testing.assert_close(grad, torch.full_like(grad, 0.5))
-    with pytest.raises(ValueError, match="Layout: expected a tree of structure"):
+    with pytest.raises(ValueError, match="Layout: expected a tree .*structure"):
         linear_solve(operator, {"w": rhs["w"]})
 
 
