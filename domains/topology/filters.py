@@ -45,6 +45,20 @@ def cone_sum(field: Tensor, radius: float) -> Tensor:
     return out.reshape(field.shape)
 
 
+def cone_weights(field: Tensor, radius: float) -> Tensor:
+    """`cone_sum` of a field of ones ``(ny, nx)``, from cumulative sums of the kernel: exact and cheap for any radius."""
+    kernel = cone_kernel(radius, field.new_zeros((), dtype=torch.float64, device="cpu"))
+    k = kernel.shape[-1] // 2
+    total = torch.nn.functional.pad(kernel.cumsum(0).cumsum(1), (1, 0, 1, 0))
+    (top, bottom), (left, right) = (
+        ((k - place).clamp(min=0), (k + size - place).clamp(max=2 * k + 1))
+        for size in field.shape[-2:]
+        for place in (torch.arange(size),)
+    )
+    upper, lower = total[top][:, right] - total[top][:, left], total[bottom][:, right] - total[bottom][:, left]
+    return (lower - upper).to(field)
+
+
 def _check_radius(owner: str, radius: float) -> None:
     check_option(owner, "radius", radius, radius >= 1, ">= 1 element side", "1 filters nothing; 2.4 is a common start.")
 
@@ -73,8 +87,7 @@ class DensityFilter:
 
     def __call__(self, density: Tensor) -> Tensor:
         """Filtered field; ``(*batch, ny, nx)`` to the same shape."""
-        weights = cone_sum(torch.ones_like(density[(0,) * (density.ndim - 2)]), self.radius)
-        return cone_sum(density, self.radius) / weights
+        return cone_sum(density, self.radius) / cone_weights(density, self.radius)
 
 
 @final
@@ -110,5 +123,5 @@ class SensitivityFilter:
     def __call__(self, density: Tensor, grad: Tensor) -> Tensor:
         """Filtered gradient; both arguments ``(ny * nx,)``."""
         density, grad = density.reshape(self.shape), grad.reshape(self.shape)
-        weights = cone_sum(torch.ones_like(density), self.radius)
+        weights = cone_weights(density, self.radius)
         return (cone_sum(density * grad, self.radius) / weights / density.clamp(min=self.floor)).reshape(-1)

@@ -22,6 +22,7 @@ from sciopt.domains.topology import (
     plane_stress,
     q4_stiffness,
 )
+from sciopt.domains.topology.filters import cone_weights
 from tests.domains.topology.eighty_eight import closed_form_stiffness, filter_matrix
 
 F64 = torch.float64
@@ -135,6 +136,12 @@ def test_density_filter_is_a_partition_of_unity_and_linear() -> None:
     z = x.clone().requires_grad_()
     (pulled,) = torch.autograd.grad((smooth(z) * y).sum(), z)
     torch.testing.assert_close((pulled * x).sum(), dot, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("shape", "radius"), [((5, 7), 2.4), ((2, 3), 6.0), ((1, 9), 1.0), ((20, 4), 12.0)])
+def test_weights_are_the_cone_sum_of_ones(shape: tuple[int, int], radius: float) -> None:
+    ones = torch.ones(shape, dtype=F64)
+    torch.testing.assert_close(cone_weights(ones, radius), cone_sum(ones, radius), rtol=1e-13, atol=0)
 
 
 def test_cone_sum_of_radius_one_is_the_identity() -> None:
