@@ -141,9 +141,9 @@ class Checkpointer:
     fingerprint: dict[str, Any]
     generator: torch.Generator | None
 
-    def save(self, run: Run, driver: Any) -> None:
-        """Save when it is due; ``driver`` is the driver's state."""
-        if run.step % self.every and run.step < run.stopping.max_steps:
+    def save(self, run: Run, driver: Any, count: int) -> None:
+        """Save when it is due by the number of steps or evaluations so far; ``driver`` is the driver's state."""
+        if count % self.every and run.step < run.stopping.max_steps:
             return
         state = {
             "step": run.step,
@@ -158,11 +158,20 @@ class Checkpointer:
 
     def restore(self, run: Run) -> Any:
         """Bring the run to the saved step; the driver's state."""
-        state = read(self.path, self.fingerprint, run.point.device)
+        state = self._read(run)
         run.step, run.point, run.previous, run.history = (state[k] for k in ("step", "point", "previous", "history"))
+        return state["driver"]
+
+    def restore_log(self, run: Run) -> Any:
+        """Leave the run at its start, to be replayed; the driver's state."""
+        return self._read(run)["driver"]
+
+    def _read(self, run: Run) -> Any:
+        """The saved state; warm start and generator are put in place."""
+        state = read(self.path, self.fingerprint, run.point.device)
         if state["theta"] is not None:
             spec = pytree.tree_structure(run.evaluator.init)
             run.theta = pytree.tree_unflatten(state["theta"], spec)
         if self.generator is not None:
             self.generator.set_state(state["generator"].cpu())
-        return state["driver"]
+        return state

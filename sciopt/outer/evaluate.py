@@ -111,11 +111,15 @@ class Evaluator:
     warm_start: bool = True
 
     @property
-    def warm(self) -> bool:
-        """Whether a start changes only the way to theta*, so that the last solution may serve as one."""
+    def restartable(self) -> bool:
+        """Whether the start changes only the way to theta*, so that any solution may serve as one."""
         by_start = isinstance(self.problem.inner, (Recurrence, InitialValue)) or callable(self.init)
-        walked = isinstance(self.hypergradient, (Unrolled, ForwardUnrolled))
-        return self.warm_start and not by_start and not walked
+        return not by_start and not isinstance(self.hypergradient, (Unrolled, ForwardUnrolled))
+
+    @property
+    def warm(self) -> bool:
+        """Whether to start from the last solution."""
+        return self.warm_start and self.restartable
 
     def start(self, outer_params: Any, last: Any) -> Any:
         """The start of the inner solve: the last solution if there is one and it may serve."""

@@ -19,8 +19,10 @@ from sciopt.outer.checkpoint import Checkpointer, CheckpointError
 from sciopt.outer.drivers import DesignDriver, TorchDriver
 from sciopt.outer.evaluate import Evaluator, OuterConstraint
 from sciopt.outer.fingerprint import describe
+from sciopt.outer.gauss_newton import GaussNewtonDriver, GaussNewtonStep
 from sciopt.outer.result import OptimizeError, OptimizeResult
-from sciopt.outer.run import Callback, Run, Stopping, drive
+from sciopt.outer.run import AbstractDriver, Callback, Run, Stopping, drive
+from sciopt.outer.scipy_loop import ScipyLBFGSB, ScipySLSQP, drive_scipy
 from sciopt.params import Layout, ravel
 
 __all__ = ["optimize"]
@@ -61,8 +63,8 @@ def optimize(
         problem: the bi-level problem.
         outer_params: start phi, tensor or tree of one floating-point dtype and device; not changed.
         init: start of the first inner solve, or a function ``outer_params -> init`` (as in MAML).
-        outer: the outer method: a ``torch.optim`` class or a function ``params -> Optimizer``, or an outer step such as
-            `OptimalityCriteria` and `MMA`.
+        outer: the outer method: a ``torch.optim`` class or a function ``params -> Optimizer``, or one of
+            `ScipyLBFGSB`, `ScipySLSQP`, `GaussNewtonStep`, `OptimalityCriteria`, `MMA`.
         solver: inner solver; None: default of the problem.
         hypergradient: method; None: `Auto`.
         bounds: ``(lower, upper)``, each a number, a tensor or tree like phi, or None; torch optimizers are clipped to
@@ -79,8 +81,9 @@ def optimize(
         callbacks: functions of a `StepRecord`, called after each evaluation; True or a `Status` stops the run.
         progress: show a progress bar.
         checkpoint: file that holds the run: written before every evaluation (aside, synced, renamed), with the state of
-            the optimizer, the warm start, the generator and the history.
-        checkpoint_every: steps between two writes.
+            the optimizer, the warm start, the generator and the history. SciPy's state cannot be saved: there the file
+            holds every answer that SciPy got, and a resume replays them.
+        checkpoint_every: steps (with SciPy: evaluations) between two writes.
         resume: continue the run that ``checkpoint`` holds, if it exists: called as it was before (``max_steps`` and
             tolerances may differ), the run ends, bit for bit, where an uninterrupted one does.
         generator: the one source of random numbers of the problem's functions, if they use any; its state is restored
@@ -135,17 +138,8 @@ def optimize(
         warm_start=warm_start,
     )
     run = Run(evaluator, stopping, point, lower, upper, callbacks)
-    if isinstance(outer, AbstractOuterStep):
-        refuse(type(outer).__name__, equality=equality)
-        driver = DesignDriver(outer, run)
-    elif callable(outer):
-        refuse("a torch optimizer", inequality=inequality, equality=equality)
-        driver = TorchDriver(outer, layout, point)
-    else:
-        raise TypeError(
-            f"optimize: expected `outer` to be an optimizer class, a function that makes one, or an outer step, got "
-            f"{outer!r}. Pass torch.optim.Adam, functools.partial(torch.optim.Adam, lr=1e-2), or an object such as MMA()."
-        )
+    driver = driver_of(outer, run)
+    log: list[dict[str, Any]] = []
     if checkpoint is not None:
         check_option("optimize", "checkpoint_every", checkpoint_every, checkpoint_every >= 1, ">= 1", "Use 1.")
 
@@ -157,17 +151,49 @@ def optimize(
                 "delete it to start anew."
             )
         if keeper.path.exists():
-            driver.load(keeper.restore(run))
+            if driver is None:
+                log = keeper.restore_log(run)["log"]
+            else:
+                driver.load(keeper.restore(run))
         run.save = keeper.save
     elif resume:
         raise ValueError("optimize: expected `checkpoint` with resume=True, got None. Name the file to continue from.")
     with bar_of(progress, max_steps) as run.bar:
-        ending = drive(run, driver)
+        ending = drive_scipy(run, outer, log) if driver is None else drive(run, driver)
     result = run.result(ending, certificate=certificate)
     if throw and ending.failed is not None:
         what, solution = ending.failed
         raise OptimizeError(f"optimize: step {run.step}: {what}", solution, result)
     return result
+
+
+def driver_of(outer: Any, run: Run) -> AbstractDriver | None:
+    """The driver of an outer method, after a look at the constraints it takes; None: SciPy drives itself."""
+    evaluator = run.evaluator
+    both = {"inequality": evaluator.inequality, "equality": evaluator.equality}
+    if isinstance(outer, ScipySLSQP):
+        return None
+    if isinstance(outer, ScipyLBFGSB):
+        refuse("ScipyLBFGSB", **both)
+        return None
+    if isinstance(outer, GaussNewtonStep):
+        refuse("GaussNewtonStep", **both)
+        if evaluator.problem.outer_residuals is None:
+            raise TypeError(
+                "optimize: expected a problem with `outer_residuals` for GaussNewtonStep, got one without. Pass "
+                "BilevelProblem(inner=..., outer_residuals=...), or use ScipyLBFGSB()."
+            )
+        return GaussNewtonDriver(outer)
+    if isinstance(outer, AbstractOuterStep):
+        refuse(type(outer).__name__, equality=evaluator.equality)
+        return DesignDriver(outer, run)
+    if callable(outer):
+        refuse("a torch optimizer", **both)
+        return TorchDriver(outer, evaluator.layout, run.point)
+    raise TypeError(
+        f"optimize: expected `outer` to be an optimizer class, a function that makes one, or an outer step, got "
+        f"{outer!r}. Pass torch.optim.Adam, functools.partial(torch.optim.Adam, lr=1e-2), or an object such as MMA()."
+    )
 
 
 def marks_of(

@@ -77,7 +77,7 @@ class Run:
     upper: Tensor | None
     callbacks: Sequence[Callback] = ()
     bar: Any = None
-    save: Callable[[Run, Any], None] | None = None
+    save: Callable[[Run, Any, int], None] | None = None
     step: int = 0
     theta: Any = None  # last theta*, where the next inner solve starts
     previous: Tensor | None = None  # last point that was entered into the history
@@ -125,13 +125,18 @@ class Run:
         if not numbers.pop("finite"):
             failed = solution_of(self.evaluator.hypergradient_at(evaluation, certificate=False))
             return Ending(Status.NONFINITE, "the hypergradient is NaN or Inf", ("hypergradient", failed))
-        self.good, self.previous = evaluation, evaluation.point
+        self.previous = evaluation.point
+        return self.enter(numbers, evaluation)
+
+    def enter(self, numbers: dict[str, float], evaluation: Evaluation | None) -> Ending | None:
+        """Enter the numbers of a step; callbacks see it unless it is replayed from a checkpoint (no evaluation)."""
+        self.good = evaluation
         for name in HISTORY:
             self.history[name].append(numbers[name])
         if self.bar is not None:
             self.bar.set_postfix(value=f"{numbers['value']:.6g}", grad=f"{numbers['grad_norm']:.2e}")
             self.bar.update(self.step - self.bar.n)
-        asked = self.call_back(evaluation, numbers)
+        asked = None if evaluation is None else self.call_back(evaluation, numbers)
         if asked is not None:
             return Ending(asked, "stopped by a callback")
         rule = self.stopping.met(numbers, self.history["grad_norm"][0])
@@ -212,7 +217,7 @@ def drive(run: Run, driver: AbstractDriver) -> Ending:
         if not bool(torch.isfinite(run.point).all()):
             return Ending(Status.NONFINITE, f"step {run.step} moved the outer parameters to NaN or Inf")
         if run.save is not None:
-            run.save(run, driver.state())
+            run.save(run, driver.state(), run.step)
         try:
             clock = time.perf_counter()
             evaluation = driver.evaluate(run)
