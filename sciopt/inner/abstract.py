@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -59,10 +60,12 @@ class AbstractIterativeSolver(AbstractSolver):
 
     `step` moves first, by what the state knows, and looks (asks the oracle) at the new point afterwards. It is written
     with torch operations that `Unrolled` can differentiate, and each row depends on that row alone. A solver whose move
-    needs no oracle sets ``looks_after``: the last look of a run of fixed length then needs no graph.
+    needs no oracle sets ``looks_after``: the last look of a run of fixed length then needs no graph. A solver that has a
+    faster way for one problem that is not recorded names it as ``single``: ``(solver, oracle, x, rtol)`` to `Solution`.
     """
 
     looks_after: ClassVar[bool] = False
+    single: ClassVar[Callable[[Any, Oracle, Tensor, float], Solution] | None] = None
     rtol: float | None
     atol: float
     max_steps: int
@@ -113,6 +116,9 @@ def run(
     rtol = check_rtol_dtype(type(solver).__name__, solver.rtol, x.dtype)
     if num_steps is not None:
         return _run_fixed(solver, oracle, x, num_steps, rtol)
+    single = type(solver).single
+    if single is not None and x.ndim == 1 and not oracle.differentiable and not under_transform():
+        return single(solver, oracle, x, rtol)
     state = solver.init(oracle, x)
     code = solver.terminate(x, state, rtol)
     steps = torch.zeros_like(code)

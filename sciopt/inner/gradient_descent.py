@@ -29,6 +29,7 @@ from sciopt.solution import Status
 __all__ = ["GradientDescent"]
 
 MAX_REJECTIONS = 60
+STALE_AFTER = 300  # trials without progress in value or gradient
 
 
 @final
@@ -94,6 +95,7 @@ class GradientDescent(AbstractIterativeSolver):
             state |= {"value": value, "length": length, "shrunk": torch.zeros_like(start, dtype=torch.bool)}
             count = torch.zeros_like(state["status_code"])
             state |= {"rejections": count, "accepted": count, "curvature": torch.full_like(start, torch.inf)}
+            state |= {"stale": count, "best": start, "unit": torch.finfo(x.dtype).eps * value.detach().abs()}
         return state
 
     def step(self, oracle: Oracle, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
@@ -105,7 +107,7 @@ class GradientDescent(AbstractIterativeSolver):
                 direction = grad + self.momentum * direction
         if self.step_size is None:
             return self._search(oracle, x, state, new, direction)
-        moved = x - self.step_size * direction
+        moved = torch.add(x, direction, alpha=-self.step_size)
         _, new["grad"] = oracle.value_and_grad(moved)
         new["residual_norm"] = norm(new["grad"])
         if not oracle.differentiable:
@@ -140,7 +142,12 @@ class GradientDescent(AbstractIterativeSolver):
         new["length"] = length * torch.where(accept, growth, 0.5)
         new["rejections"] = torch.where(accept, 0, state["rejections"] + 1)
         new["residual_norm"] = norm(new["grad"])
-        stuck = new["rejections"] > MAX_REJECTIONS
+        eps = torch.finfo(x.dtype).eps
+        visible = 10 * eps * torch.maximum(new["value"].abs(), state["unit"] / eps**0.5)
+        gained = (new["residual_norm"] < 0.9 * state["best"]) | (state["value"] - new["value"] > visible).detach()
+        new["best"] = torch.minimum(new["residual_norm"], state["best"])
+        new["stale"] = torch.where(gained, 0, state["stale"] + 1)
+        stuck = (new["rejections"] > MAX_REJECTIONS) | (new["stale"] >= STALE_AFTER)
         code = verdict(state["status_code"], stuck, Status.STAGNATED)
         new["status_code"] = verdict(code, torch.isneginf(value), Status.DIVERGED)
         if not oracle.differentiable:

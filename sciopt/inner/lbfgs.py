@@ -11,6 +11,7 @@ from torch import Tensor
 from sciopt.checks import check_option, check_tolerances
 from sciopt.inner.abstract import AbstractIterativeSolver
 from sciopt.inner.lbfgs_memory import Memory
+from sciopt.inner.lbfgs_single import solve_single
 from sciopt.inner.line_search import acceptable, first_step_size, shorten
 from sciopt.inner.rows import base_state, dot, norm, rounding_floor, select, track_curvature, verdict
 from sciopt.problem.minimize import LeastSquares, Minimize
@@ -61,6 +62,7 @@ class LBFGS(AbstractIterativeSolver):
 
     solves: ClassVar = (Minimize, LeastSquares)
     looks_after: ClassVar = True
+    single: ClassVar = staticmethod(solve_single)
     history: int = 10
     rtol: float | None = None
     atol: float = 0.0
