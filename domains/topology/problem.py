@@ -66,7 +66,11 @@ class ComplianceProblem:
 
     def physical(self, density: Tensor) -> Tensor:
         """The density that is built, ``(*batch, ny, nx)``: the design's, through the density filter if there is one."""
-        return self.filter(density) if isinstance(self.filter, DensityFilter) else density
+        if not isinstance(self.filter, DensityFilter):
+            return density
+        built = self.filter(density)
+        # A mean of zeros may be rounding below zero, whose powers are not real; the derivative stays that of the mean.
+        return built + (built.clamp(min=0.0) - built).detach()
 
     def modulus(self, density: Tensor) -> Tensor:
         """Young's modulus of each element for a design ``(*batch, ny, nx)``."""

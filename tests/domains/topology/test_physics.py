@@ -109,9 +109,11 @@ def test_energy_is_batched_and_agrees_with_an_assembled_matrix() -> None:
     )
 
 
-@pytest.mark.parametrize("radius", [1.0, 1.5, 2.4, 3.0])
-def test_filters_are_the_published_matrix(radius: float) -> None:
-    nx, ny = 7, 5
+@pytest.mark.parametrize(
+    ("radius", "nx", "ny"),
+    [(1.0, 7, 5), (1.5, 7, 5), (2.4, 7, 5), (3.0, 2, 1), (9.5, 30, 21), (9.5, 7, 40), (12.0, 3, 2)],
+)
+def test_filters_are_the_published_matrix(radius: float, nx: int, ny: int) -> None:
     h, h_sum = filter_matrix(nx, ny, radius)
     x, dc = random_field(ny, nx), -random_field(ny, nx, seed=1)
 
