@@ -149,6 +149,16 @@ def test_what_rounding_forbids_is_stagnation_not_success(solver, generator):
     assert (b - A @ solution.value).norm() > 1e-14 * b.norm()
 
 
+def test_a_drifted_recurrence_is_restarted_until_the_true_residual_is_small(generator):
+    """From a start that is off by 1e9 rounding alone keeps the first run of the recurrence above the tolerance."""
+    A = with_spectrum(torch.linspace(0.5, 2.0, 20, dtype=torch.float64), generator)
+    b = randn(20, generator=generator)
+    for solver in (CG(rtol=1e-10), MINRES(rtol=1e-10), BiCGSTAB(rtol=1e-10)):
+        solution = solver.solve(matrix_operator(A, tags=PD), b, x0=1e9 * randn(20, generator=generator))
+        assert solution.status is Status.CONVERGED, solver
+        assert (b - A @ solution.value).norm() <= 1.01e-10 * b.norm(), solver
+
+
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     index=st.integers(0, len(LINEAR_CASES) - 1),
