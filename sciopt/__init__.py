@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from sciopt.response import best_response
     from sciopt.solution import Solution, SolveError, Status
+    from sciopt.verify import hypergradcheck
 
 __all__ = [
     "BilevelProblem",
@@ -39,6 +40,7 @@ __all__ = [
     "SolveError",
     "Status",
     "best_response",
+    "hypergradcheck",
     "hypergradient",
     "optimize",
 ]
@@ -48,6 +50,7 @@ _HOMES = {
     "BilevelProblem": "sciopt.bilevel",
     "Hypergradient": "sciopt.bilevel",
     "hypergradient": "sciopt.bilevel",
+    "hypergradcheck": "sciopt.verify",
     "OptimizeResult": "sciopt.outer",
     "optimize": "sciopt.outer",
     "Constrained": "sciopt.problem",

@@ -246,13 +246,22 @@ def check_numbers(value: Tensor, constraints: Tensor, solution: Solution) -> Non
 
 
 def total_derivative(
-    value: Tensor, attached: list[Tensor], cut: list[Tensor], leaves: list[Tensor], *, keep: bool
+    value: Tensor,
+    attached: list[Tensor],
+    cut: list[Tensor],
+    leaves: list[Tensor],
+    *,
+    keep: bool,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Direct and indirect term ``(n,)`` of the derivative of a scalar; no adjoint where it does not depend on theta*."""
+    """Direct and indirect term ``(n,)`` of the derivative of a scalar; no adjoint where it does not depend on theta*.
+
+    Of a vector, with ``seed`` shaped as it: of their inner product.
+    """
     if not value.requires_grad:
         zero = torch.cat([torch.zeros_like(leaf).reshape(-1) for leaf in leaves])
         return zero, zero
-    grads = torch.autograd.grad(value, [*cut, *leaves], allow_unused=True, retain_graph=keep)
+    grads = torch.autograd.grad(value, [*cut, *leaves], seed, allow_unused=True, retain_graph=keep)
     seeds, direct = grads[: len(cut)], grads[len(cut) :]
     live = [(a, s) for a, s in zip(attached, seeds, strict=True) if s is not None and a.requires_grad]
     indirect: Sequence[Tensor | None] = [None] * len(leaves)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sciopt.hypergradients.abstract import Record
-from sciopt.outer.evaluate import Evaluation, Evaluator, flat, residuals_of, total_derivative
+from sciopt.outer.evaluate import Evaluation, Evaluator, residuals_of, total_derivative
 from sciopt.response import respond
 from sciopt.solution import SolveError
 
@@ -40,12 +41,12 @@ def tangent_product(evaluator: Evaluator, evaluation: Evaluation, vector: Tensor
 
 
 def adjoint_product(evaluation: Evaluation, vector: Tensor) -> Tensor:
-    """``J^T u`` ``(n,)`` by one adjoint solve."""
+    """``J^T u`` ``(n,)`` by one adjoint solve; under `torch.func.vmap` by one batched solve."""
     graph = evaluation.graph
     assert graph is not None
-    with torch.enable_grad():
-        weighted = graph.residuals @ vector.detach()
-    return torch.add(*total_derivative(weighted, graph.attached, graph.cut, graph.leaves, keep=True))
+    return torch.add(
+        *total_derivative(graph.residuals, graph.attached, graph.cut, graph.leaves, keep=True, seed=vector)
+    )
 
 
 def dense_jacobian(evaluator: Evaluator, evaluation: Evaluation, chunk_size: int) -> Tensor:
@@ -57,42 +58,20 @@ def dense_jacobian(evaluator: Evaluator, evaluation: Evaluation, chunk_size: int
 
     def solve(part: Tensor) -> Tensor:
         if rows < columns:
-            return many(lambda block: adjoint_rows(evaluation, block), lambda u: adjoint_product(evaluation, u), part)
-        tangent = lambda v: tangent_product(evaluator, evaluation, v)  # noqa: E731
-        return many(torch.func.vmap(tangent), tangent, part)
+            return many(lambda u: adjoint_product(evaluation, u), part)
+        return many(lambda v: tangent_product(evaluator, evaluation, v), part)
 
     stacked = torch.cat([solve(part) for part in eye.split(chunk_size)])
     return stacked if rows < columns else stacked.T
 
 
-def many(together: Any, single: Any, vectors: Tensor) -> Tensor:
+def many(product: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
     """All products at once, or one by one where an operation has no batching rule."""
     if len(vectors) > 1:
         try:
-            return together(vectors)
+            return torch.func.vmap(product)(vectors)
         except SolveError:
             raise
         except RuntimeError:
             pass
-    return torch.stack([single(vector) for vector in vectors])
-
-
-def adjoint_rows(evaluation: Evaluation, block: Tensor) -> Tensor:
-    """``U J`` ``(b, n)`` for rows ``U`` ``(b, k)`` by one batched adjoint solve."""
-    graph = evaluation.graph
-    assert graph is not None
-    count, inputs = len(graph.cut), [*graph.cut, *graph.leaves]
-    grads = torch.autograd.grad(
-        graph.residuals, inputs, block, allow_unused=True, retain_graph=True, is_grads_batched=True
-    )
-    seeds, direct = grads[:count], grads[count:]
-    live = [(a, s) for a, s in zip(graph.attached, seeds, strict=True) if s is not None and a.requires_grad]
-    indirect: Any = [None] * len(graph.leaves)
-    if live:
-        outputs, cotangents = zip(*live, strict=True)
-        indirect = torch.autograd.grad(
-            outputs, graph.leaves, cotangents, allow_unused=True, retain_graph=True, is_grads_batched=True
-        )
-    like = [leaf.expand(len(block), *leaf.shape) for leaf in graph.leaves]
-    total = [flat([d], [w]) + flat([i], [w]) for d, i, w in zip(direct, indirect, like, strict=True)]
-    return torch.cat([part.reshape(len(block), -1) for part in total], dim=1)
+    return torch.stack([product(vector) for vector in vectors])

@@ -103,6 +103,28 @@ def test_the_jacobian_is_exact_both_ways(wide: bool, method: Any, generator: tor
     torch.testing.assert_close(adjoint_product(evaluation, u), expected.T @ u, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("wide", [False, True], ids=["tangents", "adjoints"])
+def test_the_jacobian_is_one_batched_solve(wide: bool, generator: torch.Generator, monkeypatch: Any) -> None:
+    from sciopt.outer import jacobian
+
+    rows, columns = (3, 6) if wide else (6, 3)
+    A = torch.randn(rows, columns, generator=generator, dtype=F64)
+    inner = Minimize(lambda theta, phi: 0.5 * ((theta - torch.tanh(A @ phi)) ** 2).sum())
+    problem = BilevelProblem(inner=inner, outer_residuals=lambda theta, phi: theta)
+    layout, point = ravel(torch.ones(columns, dtype=F64))
+    evaluator = Evaluator(
+        problem=problem, layout=layout, init=torch.zeros(rows, dtype=F64), solver=None, hypergradient=Implicit()
+    )
+    evaluation = evaluator(point, least_squares=True)
+    calls: list[str] = []
+    for name in ("tangent_product", "adjoint_product"):
+        product = getattr(jacobian, name)
+        monkeypatch.setattr(jacobian, name, lambda *args, f=product, n=name: calls.append(n) or f(*args))
+    expected = torch.func.jacrev(lambda phi: torch.tanh(A @ phi))(point)
+    torch.testing.assert_close(dense_jacobian(evaluator, evaluation, 64), expected, rtol=1e-6, atol=1e-7)
+    assert calls == ["adjoint_product" if wide else "tangent_product"]
+
+
 def test_bounds_hold_and_the_rest_is_fitted() -> None:
     outer, init = GaussNewtonStep(), torch.zeros_like(TIMES)
     result = optimize(decay(state(TRUTH)), START, init=init, outer=outer, bounds=(None, 1.0), atol=1e-6)
