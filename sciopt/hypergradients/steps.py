@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sciopt.checks import check_rtol_dtype
 from sciopt.hypergradients.abstract import AbstractReattached, Request, Response, solve_plain
-from sciopt.inner.abstract import AbstractIterativeSolver
+from sciopt.inner.abstract import AbstractIterativeSolver, Stepwise
 from sciopt.params import tree_map
 from sciopt.problem import Recurrence
 from sciopt.problem.system import Oracle
@@ -130,7 +130,8 @@ def plan(request: Request, x0: Tensor, args: Sequence[Tensor], num_steps: int | 
     if num_steps is not None:
         path.length = num_steps
         return path, num_steps
-    quiet = Request(request.system, request.solver, False, request.record)
+    assert request.solver is not None
+    quiet = Request(request.system, Stepwise(request.solver), False, request.record)  # counts what will be recorded
     if under_transform():
         path.limits = Response.apply(Settle(), quiet, x0.detach(), *(a.detach() for a in args))[3]
     else:

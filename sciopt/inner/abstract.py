@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from sciopt.problem.system import Oracle
 from sciopt.solution import Solution, Status
 from sciopt.transforms import under_transform
 
-__all__ = ["AbstractIterativeSolver", "AbstractSolver", "run"]
+__all__ = ["AbstractIterativeSolver", "AbstractSolver", "Stepwise", "run"]
 
 
 class AbstractSolver(ABC):
@@ -100,6 +101,7 @@ def run(
     *,
     num_steps: int | None = None,
     check_every: int = 1,
+    stepwise: bool = False,
 ) -> Solution:
     """Step until every row has ended; a finished row keeps its point.
 
@@ -109,6 +111,7 @@ def run(
         x: start ``(*batch, n)``.
         num_steps: take exactly this many steps, with no stopping and no host synchronisation (status by the last test).
         check_every: steps between two looks at the statuses.
+        stepwise: use the solver's steps even where it has a faster way for a lone problem.
 
     Returns:
         `Solution` with flat ``value``; ``state`` is the solver's last state.
@@ -117,7 +120,7 @@ def run(
     if num_steps is not None:
         return _run_fixed(solver, oracle, x, num_steps, rtol)
     single = type(solver).single
-    if single is not None and x.ndim == 1 and not oracle.differentiable and not under_transform():
+    if single is not None and not stepwise and x.ndim == 1 and not oracle.differentiable and not under_transform():
         return single(solver, oracle, x, rtol)
     state = solver.init(oracle, x)
     code = solver.terminate(x, state, rtol)
@@ -140,6 +143,21 @@ def run(
         running = code == int(Status.RUNNING)
     code = torch.where(running, int(Status.MAX_STEPS), code)
     return Solution(value=x, status_code=code, residual_norm=norm.detach(), num_steps=steps, state=state)
+
+
+@final
+@dataclass(frozen=True)
+class Stepwise(AbstractSolver):
+    """A solver's own steps and stopping rule, with no shortcut: takes as many steps as a recorded run of it will."""
+
+    solves: ClassVar = (AbstractProblem,)
+    nonsmooth: ClassVar = True
+    solver: AbstractSolver
+
+    def solve(self, oracle: Oracle, x: Tensor) -> Solution:
+        if isinstance(self.solver, AbstractIterativeSolver):
+            return run(self.solver, oracle, x, stepwise=True)
+        return self.solver.solve(oracle, x)
 
 
 def _run_fixed(solver: AbstractIterativeSolver, oracle: Oracle, x: Tensor, num_steps: int, rtol: float) -> Solution:

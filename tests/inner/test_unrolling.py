@@ -9,7 +9,7 @@ from torch import Tensor
 from sciopt.inner import LBFGS, Adam, Anderson, Broyden, GaussNewton, GradientDescent, Newton, NewtonCG, Picard, run
 from sciopt.problem import Minimize, RootFind
 from sciopt.solution import Status
-from tests.helpers import randn
+from tests.helpers import randn, with_spectrum
 from tests.inner.cases import bind, contraction, curve, quadratic
 
 PHI = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0, 0.2], dtype=torch.float64)
@@ -120,6 +120,22 @@ def test_unrolling_under_torch_func_equals_autograd(solver) -> None:
     (second,) = torch.autograd.grad(reference @ PHI.cos(), phi)
     twice = torch.func.grad(lambda p: torch.func.grad(outer)(p) @ PHI.cos())(PHI)
     torch.testing.assert_close(twice, second, rtol=1e-9, atol=1e-10)
+
+
+SETTLING = [(NewtonCG(rtol=1e-10), 1e-6), (LBFGS(rtol=1e-10, exact_unroll=False), 0.1)]
+
+
+@pytest.mark.parametrize(("solver", "limit"), SETTLING, ids=["NewtonCG", "LBFGS"])
+def test_the_unrolled_derivative_of_a_long_run_settles(solver, limit: float, generator: torch.Generator) -> None:
+    """At condition 1e3 the exact derivative of hundreds of quasi-Newton steps is off by many powers of ten."""
+    A = with_spectrum(torch.logspace(0, 3, 40, dtype=torch.float64), generator)
+    problem = Minimize(lambda x, phi: 0.5 * (x * (A @ x)).sum() - (x * phi).sum())
+    phi = randn(40, generator=generator).requires_grad_()
+    oracle, x = bind(problem, torch.zeros(40, dtype=torch.float64), phi, differentiable=True)
+    steps = int(solver.solve(*bind(problem, x, phi.detach())).num_steps)
+    (grad,) = torch.autograd.grad(run(solver, oracle, x, num_steps=steps).value.sum(), phi)
+    exact = torch.linalg.solve(A, torch.ones(40, dtype=torch.float64))
+    assert float((grad - exact).norm()) < limit * float(exact.norm())
 
 
 def test_a_fixed_run_takes_its_steps_and_reports_the_residual_there() -> None:
