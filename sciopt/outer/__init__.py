@@ -10,12 +10,14 @@ from sciopt.outer.optimality_criteria import OptimalityCriteria
 from sciopt.outer.result import OptimizeError, OptimizeResult, StepRecord
 from sciopt.outer.scipy_loop import ScipyLBFGSB, ScipySLSQP
 from sciopt.outer.settled import Settled
+from sciopt.outer.tolerance import DecreasingTolerance
 from sciopt.outer.transformed import TransformedGradient
 
 __all__ = [
     "MMA",
     "AbstractOuterStep",
     "CheckpointError",
+    "DecreasingTolerance",
     "GaussNewtonStep",
     "KKTResidual",
     "OptimalityCriteria",

@@ -23,6 +23,7 @@ from sciopt.outer.gauss_newton import GaussNewtonDriver, GaussNewtonStep
 from sciopt.outer.result import OptimizeError, OptimizeResult
 from sciopt.outer.run import AbstractDriver, Callback, Run, Stopping, drive
 from sciopt.outer.scipy_loop import ScipyLBFGSB, ScipySLSQP, drive_scipy
+from sciopt.outer.tolerance import DecreasingTolerance
 from sciopt.params import Layout, ravel
 
 __all__ = ["optimize"]
@@ -45,6 +46,7 @@ def optimize(
     change_atol: float = 0.0,
     feasibility_atol: float = 1e-6,
     warm_start: bool = True,
+    inner_tolerance: DecreasingTolerance | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     checkpoint: str | Path | None = None,
@@ -78,6 +80,7 @@ def optimize(
         feasibility_atol: both rules hold only where no constraint is violated by more than this.
         warm_start: start each inner solve from the last theta*. Not done where the start is part of the problem:
             ``init`` a function, `Recurrence`, `InitialValue`, and the unrolled methods.
+        inner_tolerance: relative inner tolerance of each step in place of the solver's; None: the solver's own.
         callbacks: functions of a `StepRecord`, called after each evaluation; True or a `Status` stops the run.
         progress: show a progress bar.
         checkpoint: file that holds the run: written before every evaluation (aside, synced, renamed), with the state of
@@ -137,13 +140,15 @@ def optimize(
         equality=equality,
         warm_start=warm_start,
     )
-    run = Run(evaluator, stopping, point, lower, upper, callbacks)
+    if inner_tolerance is not None:
+        inner_tolerance.check(solver)
+    run = Run(evaluator, stopping, point, lower, upper, callbacks, inner_tolerance)
     driver = driver_of(outer, run)
     log: list[dict[str, Any]] = []
     if checkpoint is not None:
         check_option("optimize", "checkpoint_every", checkpoint_every, checkpoint_every >= 1, ">= 1", "Use 1.")
 
-        marks = marks_of(evaluator, outer_params, outer, (lower, upper), generator)
+        marks = marks_of(run, outer_params, outer, generator)
         keeper = Checkpointer(Path(checkpoint), checkpoint_every, marks, generator)
         if keeper.path.exists() and not resume:
             raise CheckpointError(
@@ -196,11 +201,9 @@ def driver_of(outer: Any, run: Run) -> AbstractDriver | None:
     )
 
 
-def marks_of(
-    evaluator: Evaluator, outer_params: Any, outer: Any, bounds: Any, generator: torch.Generator | None
-) -> dict[str, Any]:
+def marks_of(run: Run, outer_params: Any, outer: Any, generator: torch.Generator | None) -> dict[str, Any]:
     """What determines a run, by the names under which `optimize` takes it."""
-    ev = evaluator
+    ev = run.base
     named = {
         "problem": ev.problem,
         "outer_params": outer_params,
@@ -208,10 +211,11 @@ def marks_of(
         "outer": outer,
         "solver": ev.solver,
         "hypergradient": ev.hypergradient,
-        "bounds": bounds,
+        "bounds": (run.lower, run.upper),
         "inequality": ev.inequality,
         "equality": ev.equality,
         "warm_start": ev.warm_start,
+        "inner_tolerance": run.tolerance,
         "generator": None if generator is None else str(generator.device),
     }
     return {name: describe(thing) for name, thing in named.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -15,6 +15,7 @@ from sciopt.bilevel import solution_of
 from sciopt.checks import check_option
 from sciopt.outer.evaluate import Evaluation, Evaluator
 from sciopt.outer.result import HISTORY, OptimizeResult, StepRecord
+from sciopt.outer.tolerance import DecreasingTolerance
 from sciopt.params import tree_map
 from sciopt.solution import Solution, SolveError, Status
 
@@ -70,12 +71,13 @@ class Ending:
 class Run:
     """One outer run: what it evaluates with, what it has seen."""
 
-    evaluator: Evaluator
+    base: Evaluator
     stopping: Stopping
     point: Tensor
     lower: Tensor | None
     upper: Tensor | None
     callbacks: Sequence[Callback] = ()
+    tolerance: DecreasingTolerance | None = None
     bar: Any = None
     save: Callable[[Run, Any, int], None] | None = None
     step: int = 0
@@ -83,6 +85,13 @@ class Run:
     previous: Tensor | None = None  # last point that was entered into the history
     good: Evaluation | None = None
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in HISTORY})
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """The evaluator of this step, with its inner tolerance."""
+        if self.tolerance is None:
+            return self.base
+        return replace(self.base, solver=self.tolerance.tighten(self.base.solver, self.step))
 
     def evaluate(self, point: Tensor, *, least_squares: bool = False) -> Evaluation:
         """Evaluate at a point and remember theta*."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from sciopt import BilevelProblem, Minimize, SolveError, Status, optimize
 from sciopt.hypergradients import Implicit, Unrolled
 from sciopt.inner import LBFGS, GradientDescent
-from sciopt.outer import MMA, OptimalityCriteria, OptimizeError, StepRecord
+from sciopt.outer import MMA, DecreasingTolerance, OptimalityCriteria, OptimizeError, StepRecord
 from tests.outer.problems import F64, follower, shrinkage
 
 DATA = torch.tensor([2.0, -3.0, 1.5], dtype=F64)
@@ -260,3 +261,40 @@ def test_a_constant_outer_loss_is_refused() -> None:
     problem = BilevelProblem(inner=inner, outer_loss=lambda theta, phi: torch.ones((), dtype=F64))
     with pytest.raises(ValueError, match="depends on the inner or outer parameters"):
         optimize(problem, torch.zeros(1, dtype=F64), init=torch.zeros(1, dtype=F64), outer=ADAM)
+
+
+def test_a_nan_derivative_of_a_finite_loss_is_a_status() -> None:
+    inner = Minimize(lambda theta, phi: 0.5 * ((theta - phi) ** 2).sum())
+    problem = BilevelProblem(inner=inner, outer_loss=lambda theta, phi: theta.sum() + (phi * 0.0).sqrt().sum())
+    ones = torch.ones(2, dtype=F64)
+    result = optimize(problem, ones, init=ones, outer=ADAM, throw=False)
+    assert result.status is Status.NONFINITE and result.message == "the hypergradient is NaN or Inf"
+    assert torch.equal(result.outer_params, ones)
+    with pytest.raises(OptimizeError, match="optimize: step 0: hypergradient: .*NONFINITE"):
+        optimize(problem, ones, init=ones, outer=ADAM)
+
+
+def test_the_error_survives_pickling() -> None:
+    problem, _ = shrinkage(TARGETS, DATA)
+    zeros = torch.zeros(3, dtype=F64)
+    with pytest.raises(OptimizeError) as caught:
+        optimize(problem, zeros, init=zeros, outer=ADAM, solver=LBFGS(max_steps=1), hypergradient=Implicit())
+    back = pickle.loads(pickle.dumps(caught.value))
+    assert str(back) == str(caught.value) and torch.equal(back.result.outer_params, zeros)
+
+
+def test_a_decreasing_tolerance_saves_inner_steps_and_ends_at_the_optimum() -> None:
+    problem, optimum = shrinkage(TARGETS, DATA)
+    zeros = torch.zeros(3, dtype=F64)
+    call: dict[str, Any] = {"outer": ADAM, "max_steps": 50, "solver": GradientDescent(), "warm_start": False}
+    rule = DecreasingTolerance(first=0.1, factor=0.75, last=1e-8)
+    loose = optimize(problem, zeros, init=zeros, inner_tolerance=rule, **call)
+    tight = optimize(problem, zeros, init=zeros, **call)
+    assert sum(loose.history["inner_steps"]) < 0.9 * sum(tight.history["inner_steps"])
+    assert loose.history["inner_steps"][3] < 0.5 * tight.history["inner_steps"][3]
+    torch.testing.assert_close(loose.outer_params, optimum, rtol=1e-2, atol=1e-2)
+    assert max(loose.history["inner_residual"][-3:]) < 1e-4
+    with pytest.raises(TypeError, match="DecreasingTolerance: expected an inner `solver` with `rtol`, got NoneType"):
+        optimize(problem, zeros, init=zeros, outer=ADAM, inner_tolerance=rule)
+    with pytest.raises(ValueError, match=r"`factor` in \(0, 1\)"):
+        DecreasingTolerance(factor=1.5)
