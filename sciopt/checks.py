@@ -79,10 +79,11 @@ def check_tree(owner: str, name: str, tree: Any, like: Tensor | None = None) -> 
 
 def check_finite(owner: str, name: str, leaves: list[Tensor]) -> None:
     """Raise ValueError when a leaf holds NaN or Inf; silent under transforms, where values cannot be read."""
-    for leaf in leaves:
-        if is_wrapped(leaf):
-            continue
-        bad = ~torch.isfinite(leaf.detach())
+    readable = [leaf.detach() for leaf in leaves if not is_wrapped(leaf)]
+    if not readable or bool(torch.isfinite(torch.stack([leaf.sum() for leaf in readable])).all()):
+        return  # a sum is finite only if every entry is
+    for leaf in readable:
+        bad = ~torch.isfinite(leaf)
         if bool(bad.any()):
             where = torch.nonzero(bad)[0].tolist()
             raise ValueError(
