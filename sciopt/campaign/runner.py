@@ -21,7 +21,7 @@ from sciopt.campaign.spec import Plan
 from sciopt.campaign.store import Row, Store, open_store, process_alive
 from sciopt.campaign.worker import run_design
 
-__all__ = ["MAX_ATTEMPTS", "Observer", "Outcome", "run_campaign"]
+__all__ = ["MAX_ATTEMPTS", "Observer", "Outcome", "Silent", "run_campaign"]
 
 MAX_ATTEMPTS = 3  # a design whose worker died is tried this often in one run
 _POLL = 0.25
@@ -45,6 +45,26 @@ class Observer(Protocol):
     def running(self, rows: list[Row]) -> None:
         """What runs now; called a few times per second."""
         ...
+
+
+class Silent:
+    """Watches and says nothing: the observer of campaigns run from Python.
+
+    Example:
+        >>> Silent().note("nothing is printed")
+    """
+
+    def started(self, outcome: Outcome, workers: int, threads: int) -> None:
+        """Says nothing."""
+
+    def note(self, text: str) -> None:
+        """Says nothing."""
+
+    def settled(self, row: Row, done: int, total: int) -> None:
+        """Says nothing."""
+
+    def running(self, rows: list[Row]) -> None:
+        """Says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +91,12 @@ class Outcome:
 
 
 def run_campaign(
-    plan: Plan, directory: Path, *, workers: int | None = None, engine: Engine | None = None, watch: Observer
+    plan: Plan,
+    directory: Path,
+    *,
+    workers: int | None = None,
+    engine: Engine | None = None,
+    watch: Observer | None = None,
 ) -> Outcome:
     """Run what is not finished yet; the same call goes on where the last one stopped.
 
@@ -80,7 +105,7 @@ def run_campaign(
         directory: its folder, created if missing.
         workers: processes; 0 runs in this process, None uses one per core.
         engine: runs the designs instead of worker processes; ``workers`` then bounds how many it is given at a time.
-        watch: told what happens.
+        watch: told what happens; None: nobody is.
 
     Returns:
         How the run ended. Designs that raise, or whose worker dies `MAX_ATTEMPTS` times, are counted, not raised.
@@ -95,6 +120,7 @@ def run_campaign(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CampaignError(f"{directory}: expected a folder to write in, got: {error.strerror}. Use --out.") from error
+    watch = Silent() if watch is None else watch
     with campaign_lock(directory):
         finished, damaged = _take_stock(plan, directory)
         store, remark = open_store(directory)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sciopt.inner.abstract import AbstractSolver
+from sciopt.linsolve.abstract import AbstractLinearSolver
 from sciopt.problem.captures import mark_derived
 from sciopt.problem.system import Oracle, System
 from sciopt.solution import Solution, SolveError, Status
@@ -32,6 +33,7 @@ class Record:
     args: tuple[Tensor, ...] = ()
     inner: Solution | None = None
     adjoint: Solution | None = None
+    linear_solver: AbstractLinearSolver | None = None
     notes: list[str] = field(default_factory=list)
 
 

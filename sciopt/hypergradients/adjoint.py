@@ -28,7 +28,7 @@ def check_adjoint(request: Request, linear_solver: AbstractLinearSolver, solutio
     A spent budget of a solver with ``rtol=0, atol=0`` is a truncation on purpose, and no failure.
     """
     record = request.record
-    record.adjoint = solution
+    record.adjoint, record.linear_solver = solution, linear_solver
     component = solution.aux.get("nullspace_component")
     if component is not None and bool((component > 1e-6).any()):
         warnings.warn(

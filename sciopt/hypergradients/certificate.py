@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sciopt.hypergradients.abstract import Record
 from sciopt.hypergradients.cascade import Cascade
+from sciopt.linsolve.abstract import AbstractLinearSolver
 from sciopt.problem import Recurrence
 from sciopt.problem.system import Oracle
 from sciopt.solution import Solution
@@ -72,7 +73,7 @@ def certify(
     condition = condition_of(low, high)
     fine = max(min(1e-2, 0.05 / condition), 100 * eps)
     with torch.no_grad():
-        correction = Cascade(rtol=fine).solve(first, residual)
+        correction = solver_of(record, fine).solve(first, residual)
     corrected = x - correction.value
     leaves = [a.clone().requires_grad_(i < count) for i, a in enumerate(args)]
     point = corrected.clone().requires_grad_()
@@ -82,12 +83,12 @@ def certify(
     oracle = Oracle(system, leaves)
     oracle.args = tuple(leaves)
     after, operator = oracle.linearize(corrected, attached=True)
-    guess = None if record.adjoint is None else record.adjoint.value
-    left = 1.0 if record.adjoint is None else relative_residual(record.adjoint, seeds[0])
+    known = record.adjoint if record.adjoint is not None and record.adjoint.value.shape == x.shape else None
+    guess = None if known is None else known.value
+    left = 1.0 if known is None else relative_residual(known, seeds[0])
     with torch.no_grad():
-        adjoint = Cascade(rtol=max(min(fine, 0.05 * left / condition**0.5), 100 * eps)).solve(
-            operator.transpose(), seeds[0], x0=guess
-        )
+        tight = max(min(fine, 0.05 * left / condition**0.5), 100 * eps)
+        adjoint = solver_of(record, tight).solve(operator.transpose(), seeds[0], x0=guess)
     low, high = curvature(adjoint, x, low, high)
     if after.requires_grad:
         pulled = torch.autograd.grad(after, leaves[:count], -adjoint.value, materialize_grads=True, allow_unused=True)
@@ -111,6 +112,12 @@ def certify(
     rounding = 4 * eps * condition_of(low, high) ** 0.5 * size
     kind = ErrorKind.BOUND if settled and positive else ErrorKind.ESTIMATE
     return Certificate(error_bound=1.5 * error + rounding, kind=kind, min_ritz=low, max_ritz=high)
+
+
+def solver_of(record: Record, rtol: float) -> AbstractLinearSolver:
+    """The caller's linear solver when it is direct (it has no ``rtol``), else `Cascade` at the tolerance needed."""
+    known = record.linear_solver
+    return Cascade(rtol=rtol) if known is None or hasattr(known, "rtol") else known
 
 
 def condition_of(low: Tensor, high: Tensor) -> float:

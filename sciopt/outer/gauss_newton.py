@@ -93,19 +93,24 @@ class GaussNewtonDriver(AbstractDriver):
         self.first_norm = norm if self.first_norm is None else self.first_norm
         factor = min(1.0, norm / self.first_norm) if self.first_norm else 1.0
         for _ in range(self.step.max_trials):
-            moved = run.clip(x + model.solve(self.damping * factor))
+            wanted = x + model.solve(self.damping * factor)
+            moved = run.clip(wanted)
             after = r + model.product(moved - x)
             predicted = value - 0.5 * float(after.square().sum())
-            if predicted <= 4 * torch.finfo(x.dtype).eps * value:
-                return Ending(Status.STAGNATED, "the decrease that the Gauss-Newton model predicts is below rounding")
-            reached, theta = self._try(run, moved)
-            gain = (value - reached) / predicted
-            if gain > 1e-4:
-                self.damping *= max(1 / 3, 1 - (2 * gain - 1) ** 3)
-                self.growth = 2.0
-                if run.evaluator.warm:
-                    run.theta = theta
-                return moved
+            if predicted > 4 * torch.finfo(x.dtype).eps * value:
+                reached, theta = self._try(run, moved)
+                gain = (value - reached) / predicted
+                if gain > 1e-4:
+                    self.damping *= max(1 / 3, 1 - (2 * gain - 1) ** 3)
+                    self.growth = 2.0
+                    if run.evaluator.warm:
+                        run.theta = theta
+                    return moved
+            elif torch.equal(moved, wanted):
+                asked = run.stopping.rtol or run.stopping.atol  # then a gradient that small was not reached
+                status = Status.STAGNATED if asked else Status.CONVERGED
+                return Ending(status, "the decrease that the Gauss-Newton model predicts is below rounding")
+            # A step cut off by the bounds need not descend; with more damping it turns into a projected gradient step.
             self.damping *= self.growth
             self.growth *= 2.0
         return Ending(Status.STAGNATED, f"none of {self.step.max_trials} trial points lowered the residuals")

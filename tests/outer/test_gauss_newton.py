@@ -157,9 +157,25 @@ def test_trial_points_that_cannot_be_solved_are_rejected() -> None:
 
 def test_the_end_of_progress_is_a_status() -> None:
     problem = decay(state(TRUTH) + torch.cos(9 * TIMES))
-    result = optimize(problem, START, init=torch.zeros_like(TIMES), outer=GaussNewtonStep(), max_steps=200)
-    assert result.status is Status.STAGNATED and result.num_steps < 200
-    assert result.history["grad_norm"][-1] < 1e-5
+    for atol, status in ((1e-15, Status.STAGNATED), (0.0, Status.CONVERGED)):
+        init, step = torch.zeros_like(TIMES), GaussNewtonStep()
+        result = optimize(problem, START, init=init, outer=step, max_steps=200, atol=atol)
+        assert result.status is status and result.num_steps < 200
+        assert result.history["grad_norm"][-1] < 1e-5
+
+
+def test_steps_cut_off_by_bounds_turn_into_projected_gradient_steps() -> None:
+    """More unknowns than residuals and a target out of reach: every unknown ends at its bound."""
+    A = torch.tensor([[1.0, -0.9, -0.8, 1.0], [0.9, 0.2, -0.8, 1.0]], dtype=F64)
+    inner = Minimize(lambda theta, phi: 0.5 * ((theta - A @ phi) ** 2).sum())
+    problem = BilevelProblem(inner=inner, outer_residuals=lambda theta, phi: theta + 10.0)
+    start = torch.full((4,), 0.9, dtype=F64)
+    result = optimize(
+        problem, start, init=torch.zeros(2, dtype=F64), outer=GaussNewtonStep(), bounds=(0.0, 2.0), max_steps=50
+    )
+    grad = A.mT @ (A @ result.outer_params + 10.0)
+    expected = torch.where(grad > 0, 0.0, 2.0)
+    torch.testing.assert_close(result.outer_params, expected.to(F64), rtol=0, atol=1e-8)
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+# %% [markdown]
+# # The picture of the quickstart campaign
+#
+# `make demo` runs `examples/quickstart.yaml`; this script draws its designs on one sheet, `docs/quickstart.png`:
+#
+#     python examples/quickstart_picture.py runs/quickstart docs/quickstart.png
+
+# %%
+import sys
+import tempfile
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from safetensors.numpy import load_file
+
+from sciopt.campaign.folder import look
+from sciopt.campaign.runner import run_campaign
+from sciopt.campaign.spec import CampaignSpec, DesignSpec, plan
+
+
+def campaign_folder() -> Path:
+    """The campaign named on the command line, or a small one made here."""
+    if len(sys.argv) > 1:
+        return Path(sys.argv[1])
+    folder = Path(tempfile.mkdtemp()) / "small"
+    options = {"preset": "cantilever", "nx": 24, "ny": 12, "filter_radius": 1.5, "max_steps": 15}
+    design = DesignSpec(problem="topology.compliance", options=options, sweep={"volume_fraction": [0.3, 0.5]})
+    run_campaign(plan(CampaignSpec(name="small", designs=[design])), folder, workers=0)
+    return folder
+
+
+# %% Every finished design with its compliance, in the order of the spec.
+overview = look(campaign_folder())
+finished = [entry.result for entry in overview.entries if entry.result is not None]
+columns = min(4, len(finished))
+rows = -(-len(finished) // columns)
+figure = Figure(figsize=(3.0 * columns, 1.7 * rows), layout="constrained")
+for place, result in enumerate(finished):
+    assert result.arrays is not None
+    axes = figure.add_subplot(rows, columns, place + 1)
+    axes.imshow(load_file(result.arrays)["density"], cmap="gray_r", vmin=0, vmax=1)
+    axes.set_axis_off()
+    options = result.design.options
+    axes.set_title(
+        f"{options['preset']}, volume {options['volume_fraction']:g}\ncompliance {result.objective:.2f}", fontsize=9
+    )
+
+# %%
+target = Path(sys.argv[2]) if len(sys.argv) > 2 else overview.directory / "picture.png"
+figure.savefig(target, dpi=110)
+print(target)
