@@ -13,6 +13,7 @@ from sciopt.inner.closed_form import (
     weighted_least_squares,
 )
 from sciopt.inner.constrained_newton import ConstrainedNewton
+from sciopt.inner.dual_newton import logistic_dual
 from sciopt.inner.eigen_solve import EigenSolve
 from sciopt.inner.gauss_newton import GaussNewton
 from sciopt.inner.gradient_descent import GradientDescent
@@ -38,6 +39,7 @@ __all__ = [
     "Picard",
     "ProximalGradient",
     "kernel_ridge",
+    "logistic_dual",
     "logistic_newton",
     "ridge",
     "ridge_dual",

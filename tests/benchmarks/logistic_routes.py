@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from sciopt import Minimize, best_response
-from sciopt.hypergradients import Implicit
-from sciopt.inner import LBFGS, NewtonCG
+from sciopt.hypergradients import Auto, Implicit
+from sciopt.inner import LBFGS, NewtonCG, logistic_dual
 from sciopt.inner.abstract import AbstractSolver
 from sciopt.linsolve import CG
 from tests.benchmarks.logistic import Logistic
 from tests.benchmarks.table import peer
 
-__all__ = ["ROUTES", "TORCH_PEERS"]
+__all__ = ["HAND_WRITTEN", "OURS", "ROUTES", "TORCH_PEERS"]
 
 Run = Callable[[], Any]
 Grid = Iterator[tuple[str, Run]]
@@ -55,6 +55,23 @@ def ours(problem: Logistic) -> Grid:
                 history = f", history={solver.history}" if isinstance(solver, LBFGS) else ""
                 label = f"{type(solver).__name__}(rtol={rtol:g}{history}), Implicit(CG(rtol={adjoint:g}))"
                 yield label, functools.partial(run, solver, CG(rtol=adjoint))
+
+
+def ours_closed_form(problem: Logistic) -> Grid:
+    """The dual Newton formula as a `ClosedForm`, checked against the loss."""
+    ones = torch.ones_like(problem.train[:, 0])
+
+    def formula(phi: Tensor) -> Tensor:
+        return logistic_dual(problem.train, ones, phi.exp(), ones / len(ones), order=1)
+
+    def run() -> Tensor:
+        phi = problem.phi.clone().requires_grad_()
+        inner = Minimize(problem.inner_loss, closed_form=formula)
+        problem.outer_loss(best_response(inner, phi, init=problem.start, hypergradient=Auto()).value).backward()
+        assert phi.grad is not None
+        return phi.grad
+
+    yield "logistic_dual", run
 
 
 def descend(problem: Logistic, steps: int, step_size: float, beta: float) -> Tensor:
@@ -143,9 +160,11 @@ def torchopt_implicit(problem: Logistic, solve: Callable[[int], Any], counts: tu
             for count in counts:
                 rooted = custom_root(stationary, argnums=1, has_aux=False, solve=solve(count))
 
-                def run(rooted: Any = rooted, a: Any = (steps, step_size, beta)) -> Tensor:
+                def run(
+                    rooted: Any = rooted, steps: int = steps, size: float = step_size, beta: float = beta
+                ) -> Tensor:
                     phi = problem.phi.clone().requires_grad_()
-                    theta = rooted(lambda t, p: inner(*a, t, p))(problem.start, phi)
+                    theta = rooted(lambda t, p: inner(steps, size, beta, t, p))(problem.start, phi)
                     problem.outer_loss(theta).backward()
                     assert phi.grad is not None
                     return phi.grad
@@ -239,7 +258,7 @@ def jaxopt(problem: Logistic) -> Grid:
     """jaxopt's L-BFGS with conjugate gradients, jitted and warm."""
     package = peer("jaxopt")
     jax, inner, outer, phi, start = jax_of(problem)
-    for steps in (35, 40, 45, 50, 60):
+    for steps in (40, 50, 60, 80):
         for count in (33, 36, 40):
             solve = functools.partial(package.linear_solve.solve_cg, maxiter=count, tol=1e-12)
             solver = package.LBFGS(
@@ -249,9 +268,12 @@ def jaxopt(problem: Logistic) -> Grid:
             yield f"T={steps}, K={count}", warm(total, phi)
 
 
+OURS = ("sciopt, closed form", "sciopt, loss as a black box")
+HAND_WRITTEN = ("by hand, SGD + CG", "by hand, torch.optim.LBFGS + CG")
 TORCH_PEERS = ("torchopt CG", "torchopt Neumann", "higher")
 ROUTES: dict[str, Callable[[Logistic], Grid]] = {
-    "sciopt": ours,
+    "sciopt, closed form": ours_closed_form,
+    "sciopt, loss as a black box": ours,
     "torchopt CG": torchopt_cg,
     "torchopt Neumann": torchopt_neumann,
     "higher": higher_unrolled,
