@@ -32,6 +32,16 @@ def respond_checkpointed(
     return path.finish(x, holder.pop("state"), total, exact=exact)
 
 
+def own(tree: Any) -> Any:
+    """A copy that later steps cannot write into (a solver may update the state of its run in place); sharing is kept."""
+    copies: dict[int, Tensor] = {}
+
+    def copy(t: Any) -> Any:
+        return copies.setdefault(id(t), t.clone()) if isinstance(t, Tensor) else t
+
+    return pytree.tree_map(copy, tree)
+
+
 def _is_float(t: Any) -> bool:
     return isinstance(t, Tensor) and t.is_floating_point()
 
@@ -43,12 +53,12 @@ def _leaf(t: Any, wanted: bool = True) -> Any:
 class _Segments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, path: Path, bounds: list[int], holder: Any, x0: Tensor, *args: Tensor) -> Tensor:
-        kept: list[tuple[Tensor, Any, list[Tensor]]] = []
+        kept: list[tuple[Tensor, Any]] = []
         with torch.no_grad():
             path.visited.clear()
             x, state = path.begin(x0, args)
             for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
-                kept.append((x, state, []))
+                kept.append(own((x, state)))
                 x, state = path.advance(x, state, args, start, stop)
         holder["state"] = state
         ctx.path, ctx.bounds, ctx.kept = path, bounds, kept
@@ -89,8 +99,8 @@ class _Segments(torch.autograd.Function):
             for k, g in enumerate(pulled[len(inputs) :]):
                 before = totals[k]
                 totals[k] = g if before is None else before if g is None else before + g
-        out = iter(totals)
-        return (None, None, None, grads_out[0], *(next(out) if a.requires_grad else None for a in leaves))
+        filled = iter(torch.zeros_like(a) if g is None else g for a, g in zip(wanted, totals, strict=True))
+        return (None, None, None, grads_out[0], *(next(filled) if a.requires_grad else None for a in leaves))
 
 
 def _plain_vjp(path: Path, total: int, x0: Tensor, args: Sequence[Tensor], grad: Tensor) -> tuple[Tensor, ...]:

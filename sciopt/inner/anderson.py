@@ -11,7 +11,7 @@ from torch import Tensor
 from sciopt.checks import check_option, check_tolerances
 from sciopt.inner.abstract import AbstractIterativeSolver
 from sciopt.inner.picard import equation_start
-from sciopt.inner.rows import check_growth, norm, quotient, select, verdict
+from sciopt.inner.rows import check_growth, norm, quotient, safe_norm, select, verdict
 from sciopt.problem.equations import FixedPoint, RootFind
 from sciopt.problem.minimize import LeastSquares, Minimize
 from sciopt.problem.system import Oracle
@@ -88,7 +88,7 @@ class Anderson(AbstractIterativeSolver):
         slots = torch.arange(m, device=x.device)
         age = (written - 1 - slots) % m  # 0: the newest
         trusted = (age < state["used"].unsqueeze(-1)) & (slots < written)
-        lengths = norm(changes)
+        lengths = safe_norm(changes)
         trusted = trusted & (lengths > 0) & torch.isfinite(lengths)
         inverse = torch.where(trusted, quotient(torch.ones_like(lengths), lengths), 0.0)
         scaled = torch.where(trusted.unsqueeze(-1), changes, 0.0) * inverse.unsqueeze(-1)

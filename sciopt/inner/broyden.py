@@ -11,7 +11,7 @@ from torch import Tensor
 from sciopt.checks import check_option, check_tolerances
 from sciopt.inner.abstract import AbstractIterativeSolver
 from sciopt.inner.picard import equation_start
-from sciopt.inner.rows import dot, norm, quotient, select, verdict
+from sciopt.inner.rows import dot, norm, quotient, safe_norm, select, verdict
 from sciopt.problem.equations import FixedPoint, RootFind
 from sciopt.problem.minimize import LeastSquares, Minimize
 from sciopt.problem.system import Oracle
@@ -71,9 +71,9 @@ class Broyden(AbstractIterativeSolver):
     def init(self, oracle: Oracle, x: Tensor) -> dict[str, Any]:
         residual = oracle.residual(x)
         state = equation_start(oracle, x, residual)
-        norm0, size = state["residual_norm"], norm(x)
+        norm0, size = state["residual_norm"], safe_norm(x)
         # a fixed point has a Jacobian near the identity; other equations have units of their own
-        guess = quotient(0.1 * torch.where(size > 0, size, 1.0), norm0, 1.0)
+        guess = quotient(0.1 * torch.where(size > 0, size, 1.0), safe_norm(residual), 1.0)
         gamma = torch.ones_like(norm0) if isinstance(oracle.problem, FixedPoint) else guess
         none = x.new_zeros(*x.shape[:-1], 0, x.shape[-1])
         count = torch.zeros_like(state["status_code"])
@@ -89,7 +89,7 @@ class Broyden(AbstractIterativeSolver):
             "rejections": count,
             "stale": count,
             "best": norm0,
-            "reach": RUNAWAY * torch.where(size > 0, size, 1.0),
+            "reach": RUNAWAY * torch.where(size > 0, size, 1.0).detach(),
         }
 
     def step(self, oracle: Oracle, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
@@ -109,8 +109,8 @@ class Broyden(AbstractIterativeSolver):
         direction = -apply(left, right, gamma, current)
         where = norm(moved)
         # steps longer than everything seen so far come from a bad secant
-        cap = 10 * torch.maximum(where, norm(shift)) + torch.finfo(x.dtype).tiny
-        longest = norm(direction)
+        cap = 10 * torch.maximum(safe_norm(moved), safe_norm(shift)) + torch.finfo(x.dtype).tiny
+        longest = safe_norm(direction)
         direction = direction * torch.where(longest > cap, quotient(cap, longest, 1.0), 1.0).unsqueeze(-1)
         rejections = torch.where(accept, 0, state["rejections"] + 1)
         forget = (rejections > 0) & (rejections % 5 == 0)

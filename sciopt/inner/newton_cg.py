@@ -73,7 +73,7 @@ class NewtonCG(AbstractIterativeSolver):
 
     def init(self, oracle: Oracle, x: Tensor) -> dict[str, Any]:
         value, grad = oracle.value_and_grad(x)
-        start, size = norm(grad), norm(x)
+        start, size = norm(grad), safe_norm(x)
         zeros = torch.zeros_like(start)
         radius = torch.where(size > 0, size, 1.0)
         count = torch.zeros_like(start, dtype=torch.int64)
@@ -86,7 +86,7 @@ class NewtonCG(AbstractIterativeSolver):
             floor=zeros,
             stale=count,
             best=start,
-            reach=1e10 * radius,
+            reach=1e10 * radius.detach(),
         )
 
     def step(self, oracle: Oracle, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
