@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from sciopt.hypergradients.abstract import AbstractHypergradient, Record
+from sciopt.hypergradients.abstract import AbstractHypergradient, Record, ignored
 from sciopt.hypergradients.certificate import Certificate, certify
 from sciopt.inner.abstract import AbstractSolver
 from sciopt.memory import PeakMemory
 from sciopt.params import tree_map
 from sciopt.problem import AbstractProblem
-from sciopt.response import respond
+from sciopt.response import check_recording, respond
 from sciopt.solution import Solution, SolveError, Status
+from sciopt.transforms import under_transform
 
 __all__ = ["BilevelProblem", "Hypergradient", "hypergradient"]
 
@@ -167,6 +168,12 @@ def hypergradient(
     References:
         Chen et al. "Gradient-based Bi-level Optimization for Deep Learning: A Survey", eq. 3.
     """
+    check_recording("hypergradient")
+    if under_transform():
+        raise RuntimeError(
+            "hypergradient: expected a call outside torch.func transforms, got one inside: it returns plain values. Use "
+            "best_response inside grad, vmap and the like."
+        )
     record = Record()
     clock = time.perf_counter()
     memory = PeakMemory(pytree.tree_leaves(outer_params))
@@ -190,7 +197,7 @@ def hypergradient(
             )
         grads = torch.autograd.grad(value, [*thetas, *leaves], allow_unused=True, materialize_grads=True)
         seeds, direct = grads[: len(thetas)], grads[len(thetas) :]
-        indirect = pull_back(pytree.tree_leaves(solution.value), seeds, leaves)
+        indirect = pull_back(problem.inner, pytree.tree_leaves(solution.value), seeds, leaves)
     total = [d + i for d, i in zip(direct, indirect, strict=True)]
     code, residual = verdict(record, solution, total)
     kept = None
@@ -220,13 +227,18 @@ def hypergradient(
     return result
 
 
-def pull_back(values: list[Tensor], seeds: Sequence[Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    """The indirect term: ``seeds`` carried through theta*(phi); zeros where theta* does not depend on phi."""
+def pull_back(
+    inner: AbstractProblem, values: list[Tensor], seeds: Sequence[Tensor], leaves: list[Tensor]
+) -> list[Tensor]:
+    """The indirect term: ``seeds`` carried through theta*(phi); zeros for leaves that theta* does not depend on."""
     live = [(v, s) for v, s in zip(values, seeds, strict=True) if v.requires_grad]
-    if not live:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    outputs, cotangents = zip(*live, strict=True)
-    return list(torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True, materialize_grads=True))
+    pulled: Sequence[Tensor | None] = [None] * len(leaves)
+    if live:
+        outputs, cotangents = zip(*live, strict=True)
+        pulled = torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
+    if all(g is None for g in pulled) and any(leaf.numel() for leaf in leaves):
+        raise ignored(inner)
+    return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(pulled, leaves, strict=True)]
 
 
 def verdict(record: Record, solution: Solution, total: list[Tensor]) -> tuple[Tensor, Tensor]:

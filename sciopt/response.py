@@ -82,12 +82,19 @@ def respond(
     """`best_response` with a record of what happened."""
     solver, method = resolve(problem, solver, hypergradient)
     owner = "best_response"
+    check_recording(owner)
     outer_leaves = check_tree(owner, "outer_params", outer_params)
+    if outer_leaves[0].dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"best_response: expected `outer_params` and `init` in float32 or float64, got {outer_leaves[0].dtype}. Convert "
+            "them; keep lower precision for the inside of the losses."
+        )
     init_leaves = check_tree(owner, "init", init, like=outer_leaves[0])
     check_finite(owner, "outer_params", outer_leaves)
     check_finite(owner, "init", init_leaves)
     check_batch(problem, init_leaves)
     layout, x0 = ravel(problem.start(init, outer_params), problem.batch_ndim)
+    x0 = x0.clone()  # so that neither the value nor the graph shares memory with the caller's `init`
     leaves, spec = pytree.tree_flatten(outer_params)
     system = System(problem=problem, layout=layout, outer_spec=spec, num_outer=len(leaves))
     captured: tuple[torch.Tensor, ...] = ()
@@ -107,6 +114,15 @@ def respond(
         state=solution.state,
         aux={**solution.aux, **aux},
     )
+
+
+def check_recording(owner: str) -> None:
+    """Refuse inference mode, in which nothing can be differentiated, inner gradients included."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            f"{owner}: expected a call outside torch.inference_mode(), got one inside, where inner gradients cannot be taken. "
+            "Use torch.no_grad() instead."
+        )
 
 
 def resolve(
@@ -171,4 +187,18 @@ def captures_of(system: System, x0: torch.Tensor, leaves: list[torch.Tensor]) ->
             return value, moved
         return problem.optimality(inner, outer)
 
-    return find_captures(type(problem).__name__, probe, [plain(x0), *(plain(leaf) for leaf in leaves)])
+    before = rng_states(x0)
+    captured = find_captures(type(problem).__name__, probe, [plain(x0), *(plain(leaf) for leaf in leaves)])
+    if any(not torch.equal(a, b) for a, b in zip(before, rng_states(x0), strict=True)):
+        raise ValueError(
+            f"{type(problem).__name__}: expected inner functions that return the same for the same arguments, got one that "
+            "draws random numbers (dropout, noise, sampling). Put modules in eval mode, draw the numbers outside and pass "
+            "them in, or use Unrolled() without `checkpoints`."
+        )
+    return captured
+
+
+def rng_states(like: torch.Tensor) -> list[torch.Tensor]:
+    """States of the global generators that a function of this tensor may draw from."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(like.device)] if like.is_cuda else states

@@ -154,9 +154,11 @@ class SolveError(RuntimeError):
             rows = solution.failed_rows
             shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
             where = f" in {len(rows)} of {solution.status_code.numel()} problems (rows {shown})"
+        steps = int(solution.num_steps.max()) if solution.num_steps.numel() else 0
+        residual = float(solution.residual_norm.max()) if solution.residual_norm.numel() else 0.0
         super().__init__(
-            f"{what}: expected status CONVERGED, got {status.name}{where} after {int(solution.num_steps.max())} steps, "
-            f"residual norm {float(solution.residual_norm.max()):.3e}. {status.advice}"
+            f"{what}: expected status CONVERGED, got {status.name}{where} after {steps} steps, "
+            f"residual norm {residual:.3e}. {status.advice}"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

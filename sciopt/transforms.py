@@ -70,11 +70,18 @@ def carries_derivative(tensor: Tensor) -> bool:
         tensor = _functorch.get_unwrapped(tensor)
 
 
+def first_of(tensor: Tensor, dim: int) -> Tensor:
+    """The first slice along a dimension; zeros where there is none."""
+    if tensor.shape[dim]:
+        return tensor.select(dim, 0)
+    return tensor.new_zeros([n for i, n in enumerate(tensor.shape) if i != dim % tensor.ndim])
+
+
 def plain(tensor: Tensor) -> Tensor:
     """A detached tensor with the same values, free of every transform; of a batched one, its first entry."""
     while is_wrapped(tensor):
         batched = _functorch.is_batchedtensor(tensor)
         dim = _functorch.maybe_get_bdim(tensor) if batched else 0
         tensor = _functorch.get_unwrapped(tensor)
-        tensor = tensor.select(dim, 0) if batched else tensor
+        tensor = first_of(tensor, dim) if batched else tensor
     return tensor.detach()

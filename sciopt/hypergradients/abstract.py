@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sciopt.inner.abstract import AbstractSolver
 from sciopt.linsolve.abstract import AbstractLinearSolver
+from sciopt.problem.base import AbstractProblem
 from sciopt.problem.captures import mark_derived
 from sciopt.problem.system import Oracle, System
 from sciopt.solution import Solution, SolveError, Status
@@ -124,6 +125,14 @@ def solve_plain(method: AbstractReattached, request: Request, x0: Tensor, args: 
     request.record.inner = solution
     request.raise_if_failed(type(request.solver).__name__, solution, tolerate_budget=method.tolerates_budget)
     return solution
+
+
+def ignored(problem: AbstractProblem) -> ValueError:
+    """What to raise when theta* does not depend on anything that asks for a derivative."""
+    return ValueError(
+        f"{type(problem).__name__}: expected an inner problem that depends on `outer_params`, got one that ignores them: its "
+        "hypergradient is zero. Use `outer_params` inside the inner function, or differentiate the outer loss directly."
+    )
 
 
 def refuse_forward_over_forward() -> None:

@@ -102,8 +102,10 @@ class ForwardUnrolled(AbstractReattached):
 
             return (torch.func.jvp(moved, (point,), (direction,))[1] * cotangent).sum()
 
+        if not point.numel():
+            return torch.zeros_like(point)
         basis = torch.eye(point.numel(), dtype=point.dtype, device=point.device).reshape(-1, *point.shape)
-        size = self.chunk_size or max(len(basis), 1)
+        size = self.chunk_size or len(basis)
         parts = [torch.func.vmap(along)(part) for part in basis.split(size)]
         return torch.cat(parts).reshape(point.shape)
 

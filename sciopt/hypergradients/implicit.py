@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_option, default_rtol
-from sciopt.hypergradients.abstract import AbstractReattached, Request
+from sciopt.hypergradients.abstract import AbstractReattached, Request, ignored
 from sciopt.hypergradients.adjoint import check_adjoint, solve_jacobian
 from sciopt.hypergradients.cascade import Cascade
 from sciopt.hypergradients.products import pull_args, push
@@ -129,12 +129,8 @@ def first_order(
         torch.autograd.grad(residual, wanted, -solution.value, allow_unused=True) if residual.requires_grad else ()
     )
     out = [next(grads, None) if leaf.requires_grad else None for leaf in leaves]
-    if all(g is None for g in out):
-        raise ValueError(
-            f"{type(request.system.problem).__name__}: expected an inner problem that depends on `outer_params`, got one "
-            "that ignores them: its hypergradient is zero. Use `outer_params` inside the inner function, or differentiate "
-            "the outer loss directly."
-        )
+    if all(g is None for g in out) and x.numel() and any(leaf.numel() for leaf in wanted):
+        raise ignored(request.system.problem)
     return tuple(
         torch.zeros_like(leaf) if g is None and leaf.requires_grad else g for g, leaf in zip(out, leaves, strict=True)
     )

@@ -86,8 +86,14 @@ class Unrolled(AbstractHypergradient):
         if self.checkpoints is not None and torch.is_grad_enabled() and not under_transform():
             return respond_checkpointed(path, x0, args, total, self.checkpoints, exact=exact)
         kept = total if self.truncate is None else min(self.truncate, total)
-        x, state = path.begin(x0, args)
+        x, state = path.begin(x0 if total else anchored(x0, args), args)
         if kept < total:
             x, state = path.advance(x, state, args, 0, total - kept, recorded=False)
         x, state = path.advance(x, state, args, total - kept, total)
         return path.finish(x, state, total, exact=exact)
+
+
+def anchored(x0: Tensor, args: Sequence[Tensor]) -> Tensor:
+    """The start of a run without steps, for autograd a function of the arguments: their derivatives are zero, not missing."""
+    zeros = (torch.where(torch.zeros_like(a, dtype=torch.bool), a, 0).sum() for a in args if a.is_floating_point())
+    return x0 + torch.stack([zero.to(x0.dtype) for zero in zeros]).sum()

@@ -43,7 +43,7 @@ class _Recorder(TorchFunctionMode):
         if not isinstance(t, Tensor) or id(t) in self.own:
             return t
         if id(t) not in self.found:
-            if not t.is_floating_point() or level_of(t) > self.entry_level or not carries_derivative(t):
+            if t.is_complex() or level_of(t) > self.entry_level or not carries_derivative(t):
                 return t
             self.found[id(t)] = (t, plain(t))
         return self.found[id(t)][1]
@@ -101,7 +101,8 @@ def find_captures(owner: str, function: Callable[..., Any], inputs: Sequence[Ten
     if fresh or any(carries_derivative(t) for t in pytree.tree_leaves(out) if isinstance(t, Tensor)):
         raise TypeError(
             f"{owner}: expected every captured tensor that carries a gradient to enter through torch operations, got one "
-            "that cannot be lifted (used by a custom autograd.Function or an extension). Pass it in `outer_params`, or "
+            "that cannot be lifted (complex, or used by a custom autograd.Function, an extension, or torch.autograd.grad). "
+            "Pass it in `outer_params` (complex numbers as view_as_real), take inner derivatives with torch.func.grad, or "
             "detach it if no gradient is wanted."
         )
     return found

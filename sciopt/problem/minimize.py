@@ -12,6 +12,7 @@ from torch import Tensor
 from sciopt.linsolve import Tag
 from sciopt.params import tree_leaves, tree_map
 from sciopt.problem.base import AbstractProblem, Tree
+from sciopt.transforms import is_wrapped
 
 __all__ = ["LeastSquares", "Minimize"]
 
@@ -81,6 +82,19 @@ class Minimize(AbstractProblem):
         value = self.inner_loss(inner_params, outer_params)
         return _check_scalar("Minimize", value, inner_params, self.batch_ndim)
 
+    def start(self, init: Tree, outer_params: Tree) -> Tree:
+        """The user's start, once the box has been checked to hold a point."""
+        if self.box is not None:
+            lower, upper = self.box(outer_params) if callable(self.box) else self.box
+            inside = clip_tree(init, lower, upper)
+            for before, after in zip(tree_leaves(inside), tree_leaves(clip_tree(inside, lower, None)), strict=True):
+                if not is_wrapped(after) and not torch.equal(before, after):
+                    raise ValueError(
+                        "Minimize: expected `box` as (lower, upper) with lower <= upper everywhere, got bounds that cross by "
+                        f"{float((after - before).max()):.3g} or are NaN. Swap or widen them."
+                    )
+        return init
+
     def project(self, inner_params: Tree, step_size: float | Tensor, outer_params: Tree) -> Tree:
         """The proximal map (``prox``, or the projection onto ``box``); the identity when there is neither."""
         if self.prox is not None:
@@ -121,7 +135,8 @@ def clip_tree(tree: Tree, lower: Any, upper: Any) -> Tree:
 
     if isinstance(tree, dict):
         return {key: clip_tree(value, side(lower, key), side(upper, key)) for key, value in tree.items()}
-    return type(tree)(clip_tree(value, side(lower, i), side(upper, i)) for i, value in enumerate(tree))
+    parts = [clip_tree(value, side(lower, i), side(upper, i)) for i, value in enumerate(tree)]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
 
 
 @final
