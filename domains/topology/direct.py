@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -188,6 +188,7 @@ class DirectAdjoint(AbstractLinearSolver):
         (True, 1)
     """
 
+    direct: ClassVar[bool] = True
     cache: FactorCache = field(repr=False)
     rtol: float | None = None
     atol: float = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,7 +15,12 @@ __all__ = ["AbstractLinearSolver", "AbstractPreconditioner"]
 
 
 class AbstractLinearSolver(ABC):
-    """A way to solve ``A x = b``; configuration only, reusable and picklable."""
+    """A way to solve ``A x = b``; configuration only, reusable and picklable.
+
+    A ``direct`` solver factorises: its error does not depend on a tolerance, and a second solve costs little.
+    """
+
+    direct: ClassVar[bool] = False
 
     @abstractmethod
     def solve(self, operator: LinearOperator, rhs: Tensor, *, x0: Tensor | None = None) -> Solution:

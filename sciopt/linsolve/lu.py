@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class LU(AbstractLinearSolver):
         Higham. "Accuracy and stability of numerical algorithms". SIAM, 2002. Chapters 9 and 12.
     """
 
+    direct: ClassVar[bool] = True
     rtol: float | None = None
     atol: float = 0.0
 
