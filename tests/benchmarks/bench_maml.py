@@ -146,7 +146,7 @@ def race() -> tuple[dict[str, float], dict[str, float], str]:
             except PeerMissing as error:
                 missing = str(error)
                 del runs[name]
-        times = side_by_side({name: functools.partial(run, data) for name, run in runs.items()}, repeat=31, warmup=3)
+        times = side_by_side({name: functools.partial(run, data) for name, run in runs.items()}, repeat=61, warmup=5)
         return times, errors, missing
     finally:
         torch.set_num_threads(threads)

@@ -19,21 +19,21 @@ CHECKPOINTS = 32
 
 
 @functools.cache
-def data() -> tuple[Tensor, Tensor]:
-    """A few dense rows and targets of a penalised least-squares fit with 20,000 weights."""
+def data(size: int) -> tuple[Tensor, Tensor]:
+    """A few dense rows and targets of a penalised least-squares fit."""
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(ROWS, SIZE, generator=generator, dtype=torch.float64) / SIZE**0.5
+    rows = torch.randn(ROWS, size, generator=generator, dtype=torch.float64) / size**0.5
     return rows, torch.randn(ROWS, generator=generator, dtype=torch.float64)
 
 
-def gradient(method: AbstractHypergradient, steps: int) -> Tensor:
+def gradient(method: AbstractHypergradient, steps: int, size: int = SIZE) -> Tensor:
     """The hypergradient of one log-penalty per weight after ``steps`` steps of gradient descent."""
-    rows, targets = data()
+    rows, targets = data(size)
 
     def inner_loss(theta: Tensor, phi: Tensor) -> Tensor:
         return ((rows @ theta - targets) ** 2).sum() + 0.1 * (phi.exp() * torch.log(torch.cosh(theta))).sum()
 
-    phi = torch.zeros(SIZE, dtype=torch.float64, requires_grad=True)
+    phi = torch.zeros(size, dtype=torch.float64, requires_grad=True)
     solver = GradientDescent(step_size=0.1, rtol=0.0, atol=1e-300, max_steps=steps)
     solution = best_response(
         Minimize(inner_loss), phi, init=torch.zeros_like(phi), solver=solver, hypergradient=method, throw=False
