@@ -16,7 +16,7 @@ from sciopt.problem import AbstractProblem, Constrained, Eigen, FixedPoint, Leas
 from sciopt.problem.captures import find_captures
 from sciopt.problem.system import System
 from sciopt.solution import Solution
-from sciopt.transforms import plain
+from sciopt.transforms import plain, under_transform
 
 __all__ = ["best_response", "respond"]
 
@@ -106,6 +106,8 @@ def respond(
     record.request, record.args = request, (*leaves, *captured)
     solution = method.respond(request, x0, record.args)
     value, aux = problem.finish(layout.unflatten(solution.value))
+    if record.notes and not under_transform():  # vmap returns tensors only
+        aux["method"] = record.notes[0]
     return Solution(
         value=value,
         status_code=solution.status_code,

@@ -16,6 +16,17 @@ def device(request) -> torch.device:
     return torch.device(request.config.getoption("--device"))
 
 
+@pytest.fixture(autouse=True)
+def default_device(request):
+    """Tensors made without a device lie on ``--device``, so that the same tests run there."""
+    device = request.config.getoption("--device")
+    if device == "cpu":
+        yield
+        return
+    with torch.device(device):
+        yield
+
+
 @pytest.fixture
 def generator(request) -> torch.Generator:
     """A CPU generator with a seed of the test's own, shown when the test fails."""

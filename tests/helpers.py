@@ -41,9 +41,10 @@ def tol(dtype: torch.dtype) -> Tolerance:
     return {"rtol": 1e-6, "atol": 1e-7} if dtype == torch.float64 else {"rtol": 2e-3, "atol": 2e-3}
 
 
-def randn(*shape: int, generator: torch.Generator, dtype=torch.float64, device="cpu") -> Tensor:
-    """Standard normal numbers, the same on every device."""
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype=dtype, device=device)
+def randn(*shape: int, generator: torch.Generator, dtype=torch.float64, device=None) -> Tensor:
+    """Standard normal numbers, the same on every device (default: the one the tests run on)."""
+    device = torch.get_default_device() if device is None else device
+    return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype=dtype, device=device)
 
 
 def with_spectrum(eigenvalues: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from sciopt import BilevelProblem, Minimize, Recurrence, hypergradient
-from sciopt.hypergradients import Auto, ClosedForm, FirstOrder, Implicit, OneStep, Unrolled
+from sciopt import BilevelProblem, Minimize, Recurrence, best_response, hypergradient
+from sciopt.hypergradients import Auto, ClosedForm, FirstOrder, HypergradientWarning, Implicit, OneStep, Unrolled
 from sciopt.hypergradients.certificate import ErrorKind
 from sciopt.inner import LBFGS, GradientDescent
 from sciopt.linsolve import CG
@@ -144,3 +144,24 @@ def test_long_recurrence_is_checkpointed_by_auto():
     inner = Recurrence(lambda t, p, d: t - 0.1 * (t - p), num_steps=100)
     method, reason = Auto(memory=2**20).choose(inner, size=10_000, itemsize=8)
     assert method == Unrolled(checkpoints=10) and "recording 100 steps would take" in reason
+
+
+def test_the_choice_and_a_fallback_are_said(generator):
+    """CG meets negative curvature at a saddle, the dense fallback solves the system, and both stand in the notes."""
+    signs = torch.ones(60, dtype=F64)
+    signs[7] = -1.0
+    inner = Minimize(lambda t, p: 0.5 * (signs * t * t).sum() + (t * t * p).sum() * 1e-3)
+    problem = BilevelProblem(inner=inner, outer_loss=lambda t, p: t.sum())
+    with pytest.warns(HypergradientWarning, match="INDEFINITE"):
+        hg = hypergradient(problem, torch.ones(60, dtype=F64), init=torch.zeros(60, dtype=F64), throw=False)
+    assert hg.notes == [
+        "Implicit: the problem has an optimality residual",
+        "Cascade: CG failed in 1 of 1 problems, fell back to LU",
+    ]
+    assert hg.status.name == "INDEFINITE" and float(hg.adjoint_residual) < 1e-10
+
+
+def test_best_response_says_what_auto_picked():
+    inner = Minimize(lambda t, p: ((t - p) ** 2).sum())
+    sol = best_response(inner, torch.ones(2, dtype=F64), init=torch.zeros(2, dtype=F64))
+    assert sol.aux["method"] == "Implicit: the problem has an optimality residual"

@@ -29,6 +29,8 @@ def check_adjoint(request: Request, linear_solver: AbstractLinearSolver, solutio
     """
     record = request.record
     record.adjoint, record.linear_solver = solution, linear_solver
+    if "note" in solution.aux:
+        record.notes.append(solution.aux["note"])
     component = solution.aux.get("nullspace_component")
     if component is not None and bool((component > 1e-6).any()):
         warnings.warn(

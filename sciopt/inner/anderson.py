@@ -11,7 +11,7 @@ from torch import Tensor
 from sciopt.checks import check_option, check_tolerances
 from sciopt.inner.abstract import AbstractIterativeSolver
 from sciopt.inner.picard import equation_start
-from sciopt.inner.rows import check_growth, norm, quotient, safe_norm, select, verdict
+from sciopt.inner.rows import check_growth, norm, quotient, safe_norm, select, solve_rows, verdict
 from sciopt.problem.equations import FixedPoint, RootFind
 from sciopt.problem.minimize import LeastSquares, Minimize
 from sciopt.problem.system import Oracle
@@ -95,7 +95,7 @@ class Anderson(AbstractIterativeSolver):
         ridge = torch.finfo(x.dtype).eps ** 0.75 if self.regularization is None else self.regularization
         gram = scaled @ scaled.mT + torch.diag_embed(torch.where(trusted, ridge, 1.0).to(x.dtype))
         rhs = (scaled @ residual.unsqueeze(-1)).squeeze(-1)
-        weights = torch.linalg.solve_ex(gram, rhs)[0]
+        weights = solve_rows(gram, rhs)[0]
         weights = torch.where(torch.isfinite(weights), weights, 0.0) * inverse
         mix = torch.where(trusted.unsqueeze(-1), points - self.damping * changes, 0.0)
         moved = x - self.damping * residual - (weights.unsqueeze(-2) @ mix).squeeze(-2)

@@ -279,6 +279,6 @@ def solve_saddle(gram: Tensor, jac_h: Tensor, top: Tensor, bottom: Tensor) -> tu
     matrix = torch.cat([torch.cat([gram, jac_h.mT], -1), lower], -2)
     finite = torch.isfinite(matrix).all(-1).all(-1)
     matrix = select(finite, matrix, torch.eye(n + p, dtype=gram.dtype, device=gram.device))
-    solution, _ = torch.linalg.solve_ex(matrix, torch.cat([top, bottom], -1))
+    solution, _ = solve_rows(matrix, torch.cat([top, bottom], -1))
     solution = torch.where(torch.isfinite(solution), solution, 0.0)
     return solution[..., :n], solution[..., n:]

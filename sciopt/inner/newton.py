@@ -11,7 +11,7 @@ from torch import Tensor
 from sciopt.checks import check_option, check_rtol_dtype, check_tolerances
 from sciopt.inner.abstract import AbstractIterativeSolver
 from sciopt.inner.picard import equation_start
-from sciopt.inner.rows import any_row, dot, norm, quotient, rounding_floor, select, verdict
+from sciopt.inner.rows import any_row, dot, norm, quotient, rounding_floor, select, solve_rows, verdict
 from sciopt.linsolve import GMRES, LinearOperator
 from sciopt.problem.constrained import Constrained
 from sciopt.problem.equations import FixedPoint, RootFind
@@ -131,7 +131,7 @@ def dense_direction(jacobian: LinearOperator, residual: Tensor) -> tuple[Tensor,
     regular = matrix
     if jacobian.nullspace is not None:
         regular = matrix + bound.unsqueeze(-1).unsqueeze(-1) * (jacobian.nullspace @ jacobian.nullspace.mT)
-    direction, info = torch.linalg.solve_ex(regular, -residual)
+    direction, info = solve_rows(regular, -residual)
     length = norm(direction)
     # a direction that rounding alone could have made says that the matrix is singular
     wild = bound * length > norm(residual) / (10 * torch.finfo(matrix.dtype).eps)

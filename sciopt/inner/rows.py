@@ -22,6 +22,7 @@ __all__ = [
     "rounding_floor",
     "safe_norm",
     "select",
+    "solve_rows",
     "track_curvature",
     "verdict",
 ]
@@ -56,6 +57,18 @@ def select(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Rows of ``a`` where the mask ``(*batch,)`` holds, else of ``b``."""
     depth = max(a.ndim, b.ndim) - mask.ndim
     return torch.where(mask.reshape(*mask.shape, *(1,) * depth), a, b)
+
+
+def solve_rows(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
+    """``A^-1 b`` for ``(*batch, n, n)`` and ``(*batch, n)``, and codes ``(*batch,)``, not zero where A is singular.
+
+    Under transforms by the inverse: torch 2.13 gives NaN for ``linalg.solve`` under vmap of jacfwd, and loses a term of it
+    in reverse over forward mode.
+    """
+    if not under_transform():
+        return torch.linalg.solve_ex(matrix, rhs)
+    inverse, code = torch.linalg.inv_ex(matrix)
+    return (inverse @ rhs.unsqueeze(-1)).squeeze(-1), code
 
 
 def any_row(mask: Tensor) -> bool:
