@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -34,12 +35,12 @@ class Layout:
     shapes: tuple[tuple[int, ...], ...]
     batch_shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """Number of entries of each leaf."""
         return [prod(shape) for shape in self.shapes]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Length n of the flat vector."""
         return sum(self.sizes)
