@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.autograd import forward_ad
 
 __all__ = [
     "carries_derivative",
+    "depends_on_others",
     "forward_levels",
     "level_of",
     "plain",
@@ -68,6 +70,22 @@ def carries_derivative(tensor: Tensor) -> bool:
         if not is_wrapped(tensor):
             return False
         tensor = _functorch.get_unwrapped(tensor)
+
+
+def depends_on_others(outputs: Sequence[Tensor], leaf: Tensor) -> bool:
+    """Whether the graph of the outputs reaches a leaf other than ``leaf``."""
+    stack = [t.grad_fn for t in outputs if t.grad_fn is not None]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        variable = getattr(node, "variable", None)
+        if variable is not None and variable is not leaf:
+            return True
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                stack.append(following)
+    return False
 
 
 def first_of(tensor: Tensor, dim: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sciopt.inner.abstract import AbstractSolver
 from sciopt.linsolve.abstract import AbstractLinearSolver
+from sciopt.problem import Recurrence
 from sciopt.problem.base import AbstractProblem
 from sciopt.problem.captures import mark_derived
 from sciopt.problem.system import Oracle, System
@@ -65,18 +66,26 @@ class AbstractHypergradient(ABC):
         """Flat solution from ``x0`` ``(*batch, n)``, its ``value`` attached to ``args`` (and ``x0`` where it matters)."""
 
     @property
+    @abstractmethod
     def needs_captures(self) -> bool:
         """Whether captured tensors must be lifted into arguments (autograd sees them by itself when tracing)."""
-        return True
 
 
 class AbstractReattached(AbstractHypergradient):
     """A method given by its products with the Jacobian of (x0, args) -> theta*."""
 
     @property
+    def needs_captures(self) -> bool:
+        return True
+
+    @property
+    @abstractmethod
     def tolerates_budget(self) -> bool:
         """Whether an inner run that spent its budget is what the method is made for."""
-        return False
+
+    @abstractmethod
+    def solve(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
+        """The inner solve, on plain tensors."""
 
     @abstractmethod
     def vjp(
@@ -95,11 +104,6 @@ class AbstractReattached(AbstractHypergradient):
     ) -> Tensor:
         """Tangent of theta* for tangents of ``(x0, *args)`` (None: zero); differentiable."""
 
-    def solve(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
-        """The inner solve, on plain tensors."""
-        assert request.solver is not None
-        return request.solver.solve(Oracle(request.system, args), x0)
-
     def respond(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
         if not under_transform() and not any(carries_derivative(t) for t in (x0, *args)):
             return solve_plain(self, request, x0, args)
@@ -117,6 +121,14 @@ class AbstractReattached(AbstractHypergradient):
             state=plain.state if plain else None,
             aux=plain.aux if plain else {},
         )
+
+
+def run_solver(request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
+    """The inner solve by the request's solver, for methods that start from a residual."""
+    if isinstance(request.system.problem, Recurrence):
+        request.system.problem.optimality(None, None)  # raises: a recurrence has no equation to solve
+    assert request.solver is not None
+    return request.solver.solve(Oracle(request.system, args), x0)
 
 
 def solve_plain(method: AbstractReattached, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
@@ -188,7 +200,9 @@ class Response(torch.autograd.Function):
     ) -> Any:
         lifted = lift(request, in_dims[3:], info.batch_size)
         out = Response.apply(method, lifted, to_front(x0, in_dims[2], info.batch_size), *args)
-        return out, (0, 0, 0, 0)
+        problem = request.system.problem
+        steps_first = isinstance(problem, Recurrence) and problem.trajectory
+        return out, (int(steps_first), 0, 0, 0)
 
 
 def lift(request: Request, in_dims: Sequence[int | None], size: int) -> Request:

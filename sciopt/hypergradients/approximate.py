@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_option
-from sciopt.hypergradients.abstract import AbstractReattached, Request
+from sciopt.hypergradients.abstract import AbstractReattached, Request, run_solver
 from sciopt.hypergradients.products import pull_args, push
 from sciopt.problem import LeastSquares, Minimize
 from sciopt.problem.system import System
+from sciopt.solution import Solution
 
 __all__ = ["FiniteDifference", "FirstOrder", "OneStep"]
 
@@ -54,6 +55,9 @@ class OneStep(AbstractReattached):
     def tolerates_budget(self) -> bool:
         return True
 
+    def solve(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
+        return run_solver(request, x0, args)
+
     def vjp(
         self, request: Request, x0: Tensor, x: Tensor, args: Sequence[Tensor], cotangent: Tensor, needs: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
@@ -90,6 +94,9 @@ class FirstOrder(AbstractReattached):
     @property
     def tolerates_budget(self) -> bool:
         return True
+
+    def solve(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
+        return run_solver(request, x0, args)
 
     def vjp(
         self, request: Request, x0: Tensor, x: Tensor, args: Sequence[Tensor], cotangent: Tensor, needs: Sequence[bool]
@@ -147,6 +154,9 @@ class FiniteDifference(AbstractReattached):
     @property
     def tolerates_budget(self) -> bool:
         return True
+
+    def solve(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
+        return run_solver(request, x0, args)
 
     def vjp(
         self, request: Request, x0: Tensor, x: Tensor, args: Sequence[Tensor], cotangent: Tensor, needs: Sequence[bool]

@@ -55,6 +55,10 @@ class Auto(AbstractHypergradient):
     def __post_init__(self) -> None:
         check_option("Auto", "memory", self.memory, self.memory > 0, "> 0 bytes", "Leave the default of 1 GiB.")
 
+    @property
+    def needs_captures(self) -> bool:
+        return True
+
     def choose(self, problem: AbstractProblem, size: int, itemsize: int) -> tuple[AbstractHypergradient, str]:
         """The method and the reason, for a state of ``size`` numbers (all problems of the batch together)."""
         if isinstance(problem, Recurrence):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
 from sciopt.checks import check_option
-from sciopt.hypergradients.abstract import AbstractReattached, Request
+from sciopt.hypergradients.abstract import AbstractHypergradient, AbstractReattached, Request
 from sciopt.hypergradients.products import push
 from sciopt.hypergradients.steps import plan
 from sciopt.solution import Solution
@@ -21,7 +21,7 @@ __all__ = ["ForwardUnrolled"]
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class ForwardUnrolled(AbstractReattached):
+class ForwardUnrolled(AbstractHypergradient):
     """Forward mode through the inner steps, ``Z_t = A_t Z_{t-1} + B_{t-1}``: memory independent of their number.
 
     Use it for few outer parameters and long inner runs. Time m times that of the run for m outer numbers, memory that of
@@ -49,10 +49,6 @@ class ForwardUnrolled(AbstractReattached):
     num_steps: int | None = None
     chunk_size: int | None = None
 
-    @property
-    def tolerates_budget(self) -> bool:
-        return self.num_steps is not None
-
     def __post_init__(self) -> None:
         for name in ("num_steps", "chunk_size"):
             value = getattr(self, name)
@@ -60,26 +56,51 @@ class ForwardUnrolled(AbstractReattached):
                 ok = isinstance(value, int) and value >= (0 if name == "num_steps" else 1)
                 check_option("ForwardUnrolled", name, value, ok, "to be a positive int or None", "Pass a count.")
 
+    @property
+    def needs_captures(self) -> bool:
+        return True
+
     def respond(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
         # The number of steps is settled before anything is differentiated.
         path, total = plan(request, x0.detach(), [a.detach() for a in args], self.num_steps)
-        fixed = replace(self, num_steps=total) if path.limits is None else self
+        count = total if path.limits is None else None
+        method = Carried(num_steps=count, exact=self.num_steps is not None, chunk_size=self.chunk_size)
         plain = not under_transform() and not any(carries_derivative(t) for t in (x0, *args))
         if plain or (under_transform() and not reverse_levels() and not any(t.requires_grad for t in (x0, *args))):
-            return fixed.solve(request, x0, args)
-        return AbstractReattached.respond(fixed, request, x0, args)
+            return method.solve(request, x0, args)
+        return method.respond(request, x0, args)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Carried(AbstractReattached):
+    """`ForwardUnrolled` with its number of steps settled (None: each row its own).
+
+    Args:
+        num_steps: number of steps.
+        exact: whether the caller asked for this number, so that a spent budget is no failure.
+        chunk_size: outer directions carried at a time.
+    """
+
+    num_steps: int | None
+    exact: bool
+    chunk_size: int | None
+
+    @property
+    def tolerates_budget(self) -> bool:
+        return self.exact
 
     def solve(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
         path, total = plan(request, x0, args, self.num_steps)
         x, state = path.begin(x0, args)
         x, state = path.advance(x, state, args, 0, total)
-        return path.finish(x, state, total, exact=True)
+        return path.finish(x, state, total, exact=self.exact)
 
     def _run(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Tensor:
         path, total = plan(request, x0.detach(), [a.detach() for a in args], self.num_steps)
         x, state = path.begin(x0, args)
         x, state = path.advance(x, state, args, 0, total)
-        return path.finish(x, state, total, exact=True).value
+        return path.finish(x, state, total, exact=self.exact).value
 
     def vjp(
         self, request: Request, x0: Tensor, x: Tensor, args: Sequence[Tensor], cotangent: Tensor, needs: Sequence[bool]

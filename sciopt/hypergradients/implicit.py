@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_option, default_rtol
-from sciopt.hypergradients.abstract import AbstractReattached, Request, ignored
+from sciopt.hypergradients.abstract import AbstractReattached, Request, ignored, run_solver
 from sciopt.hypergradients.adjoint import check_adjoint, solve_jacobian
 from sciopt.hypergradients.cascade import Cascade
 from sciopt.hypergradients.products import pull_args, push
 from sciopt.linsolve.abstract import AbstractLinearSolver
 from sciopt.params import under_transform
-from sciopt.problem import Recurrence
 from sciopt.problem.system import Oracle
 from sciopt.solution import Solution
 
@@ -85,10 +84,12 @@ class Implicit(AbstractReattached):
             return Cascade(rtol=self.adjoint_rtol(request, dtype))
         return chosen
 
-    def respond(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
-        if isinstance(request.system.problem, Recurrence):
-            request.system.problem.optimality(None, None)
-        return AbstractReattached.respond(self, request, x0, args)
+    @property
+    def tolerates_budget(self) -> bool:
+        return False
+
+    def solve(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
+        return run_solver(request, x0, args)
 
     def vjp(
         self, request: Request, x0: Tensor, x: Tensor, args: Sequence[Tensor], cotangent: Tensor, needs: Sequence[bool]

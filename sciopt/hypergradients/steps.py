@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_rtol_dtype
-from sciopt.hypergradients.abstract import AbstractReattached, Request, Response, solve_plain
+from sciopt.hypergradients.abstract import AbstractReattached, Request, Response, run_solver, solve_plain
 from sciopt.inner.abstract import AbstractIterativeSolver, Stepwise
+from sciopt.inner.rows import select
 from sciopt.params import tree_map
 from sciopt.problem import Recurrence
 from sciopt.problem.system import Oracle
 from sciopt.solution import Solution, Status
-from sciopt.transforms import carries_derivative, under_transform
+from sciopt.transforms import under_transform
 
 __all__ = ["Path", "plan"]
 
@@ -26,13 +27,17 @@ class Path:
     """The steps of an iterative solver, or of a `Recurrence`, from a start.
 
     ``limits`` ``(*batch,)`` is the number of steps after which each row stands still (None: none does); ``visited`` collects
-    the states when the problem asks for its trajectory; ``length`` is the whole number of steps, where it is known.
+    the states when the problem asks for its trajectory; ``length`` is the whole number of steps, where it is known;
+    ``counts`` are the different numbers of steps in the batch; ``truncate`` is how many steps of each row are recorded
+    (0: all).
     """
 
     request: Request
     limits: Tensor | None = None
     length: int = -1
     visited: list[Tensor] = field(default_factory=list)
+    counts: set[int] = field(default_factory=set)
+    truncate: int = 0
 
     def __post_init__(self) -> None:
         solver = self.request.solver
@@ -75,9 +80,9 @@ class Path:
         solver = self.request.solver
         assert isinstance(solver, AbstractIterativeSolver)
         oracle = self.oracle(args)
-        if start > 0 and oracle.differentiable and not carries_derivative(x):
-            state = look_again(solver, oracle, x, state)
         for k in range(start, stop):
+            if k and self.truncate and oracle.differentiable and k + self.truncate in self.counts:
+                x, state = self.cut(oracle, x, state, k + self.truncate)
             if k == self.length - 1 and solver.looks_after and not under_transform():
                 oracle = Oracle(self.request.system, args)  # nothing is differentiated after the last move
             moved, after = solver.step(oracle, x, state)
@@ -89,6 +94,22 @@ class Path:
             norm = torch.where(active, after["residual_norm"], state["residual_norm"])
             state = {**after, "residual_norm": norm}
         return x, state
+
+    def cut(self, oracle: Oracle, x: Tensor, state: dict[str, Any], count: int) -> tuple[Tensor, dict[str, Any]]:
+        """Start to record, anew, the rows that stop after ``count`` steps.
+
+        Solvers move by what they saw before, so what the oracle says of the present point is asked again, attached to the
+        arguments.
+        """
+        solver = self.request.solver
+        assert isinstance(solver, AbstractIterativeSolver)
+        rows = torch.full_like(state["status_code"], count) == count if self.limits is None else self.limits == count
+        x = select(rows, x.detach(), x)
+        floats = {k: t for k, t in state.items() if isinstance(t, Tensor) and t.is_floating_point()}
+        state = {**state, **{k: select(rows, t.detach(), t) for k, t in floats.items()}}
+        fresh = solver.init(oracle, state.get("point", x))
+        asked = {k: select(rows, fresh[k], state[k]) for k in ("value", "grad", "residual") if k in state}
+        return x, {**state, **asked}
 
     def _recur(self, x: Tensor, args: Sequence[Tensor], start: int, stop: int) -> Tensor:
         problem, system = self.recurrence, self.request.system
@@ -126,9 +147,9 @@ def plan(request: Request, x0: Tensor, args: Sequence[Tensor], num_steps: int | 
     """The path and its length: as asked for, as the recurrence states, or as the solver's own rule takes."""
     path = Path(request)
     if path.recurrence is not None:
-        return path, path.recurrence.num_steps
+        num_steps = path.recurrence.num_steps
     if num_steps is not None:
-        path.length = num_steps
+        path.length, path.counts = num_steps, {num_steps}
         return path, num_steps
     assert request.solver is not None
     quiet = Request(request.system, Stepwise(request.solver), False, request.record)  # counts what will be recorded
@@ -138,25 +159,25 @@ def plan(request: Request, x0: Tensor, args: Sequence[Tensor], num_steps: int | 
         path.limits = solve_plain(Settle(), quiet, x0, args).num_steps
     assert request.record.inner is not None
     counts = request.record.inner.num_steps
-    total = int(counts.max()) if counts.numel() else 0
-    if counts.numel() and bool((counts == total).all()):
+    path.counts = set(counts.reshape(-1).tolist()) or {0}
+    total = max(path.counts)
+    if len(path.counts) == 1:
         path.limits = None
         path.length = total
     return path, total
 
 
-def look_again(solver: AbstractIterativeSolver, oracle: Oracle, x: Tensor, state: dict[str, Any]) -> dict[str, Any]:
-    """The state with what the oracle said of the present point asked again, attached to the arguments.
-
-    Solvers move by what they saw before; a run that starts to record in the middle must see its first point recorded.
-    """
-    fresh = solver.init(oracle, state.get("point", x))
-    return {**state, **{key: fresh[key] for key in ("value", "grad", "residual") if key in state}}
-
-
 @final
+@dataclass(frozen=True)
 class Settle(AbstractReattached):
     """A solve without a derivative: counts the steps of the solver's own stopping rule."""
+
+    @property
+    def tolerates_budget(self) -> bool:
+        return False
+
+    def solve(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
+        return run_solver(request, x0, args)
 
     def vjp(self, request: Any, x0: Any, x: Any, args: Any, cotangent: Any, needs: Any) -> tuple[None, ...]:
         return (None,) * (1 + len(args))

@@ -30,8 +30,8 @@ class Unrolled(AbstractHypergradient):
     Args:
         num_steps: take exactly this many steps; None: the solver's own stopping rule (a fixed number lets it run
             without host synchronisation, and a spent budget is then no failure).
-        truncate: differentiate the last ``truncate`` steps only; biased, the error falls as the contraction rate to the
-            power of ``truncate``.
+        truncate: differentiate the last ``truncate`` steps of each problem only; biased, the error falls as the contraction
+            rate to the power of ``truncate``.
         checkpoints: number of states kept in the forward pass; the steps between are recomputed in the backward pass, so
             memory is that of ``checkpoints`` states and ``T / checkpoints`` recorded steps, and time about one forward
             pass more. Second derivatives and `torch.func` transforms fall back to a plain unroll.
@@ -73,7 +73,8 @@ class Unrolled(AbstractHypergradient):
 
     @property
     def needs_captures(self) -> bool:
-        return self.checkpoints is not None
+        # counting the steps of a run under vmap is a custom function too
+        return self.checkpoints is not None or (self.num_steps is None and under_transform())
 
     def respond(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
         path, total = plan(request, x0, args, self.num_steps)
@@ -85,11 +86,12 @@ class Unrolled(AbstractHypergradient):
             )
         if self.checkpoints is not None and torch.is_grad_enabled() and not under_transform():
             return respond_checkpointed(path, x0, args, total, self.checkpoints, exact=exact)
-        kept = total if self.truncate is None else min(self.truncate, total)
+        path.truncate = self.truncate or 0
+        quiet = max(0, min(path.counts) - path.truncate) if path.truncate else 0
         x, state = path.begin(x0 if total else anchored(x0, args), args)
-        if kept < total:
-            x, state = path.advance(x, state, args, 0, total - kept, recorded=False)
-        x, state = path.advance(x, state, args, total - kept, total)
+        if quiet:
+            x, state = path.advance(x, state, args, 0, quiet, recorded=False)
+        x, state = path.advance(x, state, args, quiet, total)
         return path.finish(x, state, total, exact=exact)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sciopt.checks import check_option, check_tolerances
 from sciopt.inner.abstract import AbstractIterativeSolver
-from sciopt.inner.rows import any_row, base_state, dot, norm, quotient, select, verdict
+from sciopt.inner.rows import any_row, base_state, dot, norm, quotient, select, solve_rows, verdict
 from sciopt.params import tree_leaves
 from sciopt.problem.constrained import Constrained
 from sciopt.problem.system import Oracle

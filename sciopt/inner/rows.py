@@ -56,7 +56,7 @@ def quotient(a: Tensor, b: Tensor, fallback: float | Tensor = 0.0) -> Tensor:
 def select(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Rows of ``a`` where the mask ``(*batch,)`` holds, else of ``b``."""
     depth = max(a.ndim, b.ndim) - mask.ndim
-    return torch.where(mask.reshape(*mask.shape, *(1,) * depth), a, b)
+    return torch.where(mask.reshape((*mask.shape, *(1,) * depth)), a, b)
 
 
 def solve_rows(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:

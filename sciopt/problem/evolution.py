@@ -53,17 +53,27 @@ class Recurrence(AbstractProblem):
     nullspace: Callable[[Tree, Tree], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        if self.num_steps < 0:
-            raise ValueError(f"Recurrence: expected `num_steps` >= 0, got {self.num_steps}. Pass the number of steps.")
-        for leaf in tree_leaves(self.data) if self.data is not None else []:
-            if leaf.shape[0] != self.num_steps:
+        ok = isinstance(self.num_steps, int) and not isinstance(self.num_steps, bool) and self.num_steps >= 0
+        if not ok:
+            raise ValueError(
+                f"Recurrence: expected `num_steps` to be an int >= 0, got {self.num_steps!r}. Pass the number of steps."
+            )
+        if self.data is not None:
+            self._check_length("data", self.data)
+
+    def _check_length(self, name: str, tree: Tree) -> None:
+        for leaf in tree_leaves(tree):
+            shape = tuple(leaf.shape) if isinstance(leaf, Tensor) else None
+            if not shape or shape[0] != self.num_steps:
                 raise ValueError(
-                    f"Recurrence: expected `data` with leading dimension num_steps = {self.num_steps}, got shape "
-                    f"{tuple(leaf.shape)}. Stack one entry per step."
+                    f"Recurrence: expected `{name}` with leading dimension num_steps = {self.num_steps}, got "
+                    f"{f'shape {shape}' if shape is not None else type(leaf).__name__}. Stack one entry per step."
                 )
 
     def at(self, inner_params: Tree, outer_params: Tree, t: int) -> Tree:
         """The state after step ``t`` (0-based) from the state before it."""
+        if self.scheduled and t == 0:
+            self._check_length("outer_params", outer_params)
         data = t if self.data is None else tree_map(lambda leaf: leaf[t], self.data)
         outer = tree_map(lambda leaf: leaf[t], outer_params) if self.scheduled else outer_params
         return self.step(inner_params, outer, data)
@@ -116,9 +126,11 @@ class InitialValue:
     batch_ndim: int = 0
 
     def __post_init__(self) -> None:
-        steps = self.times.diff()
-        if self.times.ndim != 1 or len(self.times) < 2 or not (bool((steps > 0).all()) or bool((steps < 0).all())):
+        times: Any = self.times
+        ok = isinstance(times, Tensor) and times.ndim == 1 and len(times) >= 2
+        if not ok or not (bool((times.diff() > 0).all()) or bool((times.diff() < 0).all())):
             raise ValueError(
-                f"InitialValue: expected `times` strictly monotone of shape (k,), k >= 2, got {self.times.tolist()}. "
-                "Sort them, remove duplicates, and put the start first."
+                "InitialValue: expected `times` to be a strictly monotone tensor of shape (k,), k >= 2, got "
+                f"{times.tolist() if isinstance(times, Tensor) else times!r}. Sort them, remove duplicates, and put the start "
+                "first."
             )

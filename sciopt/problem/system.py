@@ -20,6 +20,7 @@ from sciopt.params import Layout, under_transform
 from sciopt.problem.base import AbstractProblem, Tree
 from sciopt.problem.captures import substitute
 from sciopt.problem.minimize import LeastSquares, Minimize
+from sciopt.transforms import depends_on_others
 
 __all__ = ["Oracle", "System"]
 
@@ -97,6 +98,11 @@ class System:
             return None
         with torch.no_grad():
             basis = self.call(modes, x.detach(), [a.detach() for a in args])
+            if basis.ndim != x.ndim + 1 or basis.shape[:-1] != x.shape:
+                raise ValueError(
+                    f"{type(self.problem).__name__}: expected `nullspace` to return (*batch, n, k) with (*batch, n) = "
+                    f"{tuple(x.shape)}, got {tuple(basis.shape)}. Give one column per direction."
+                )
             u, s, _ = torch.linalg.svd(basis, full_matrices=False)
             keep = s > s[..., :1] * basis.shape[-2] * torch.finfo(s.dtype).eps * 10
             return u * keep.unsqueeze(-2)
@@ -137,10 +143,13 @@ class Oracle:
             grad, value = torch.func.grad(self._summed, has_aux=True)(x)
             return value, grad
         with torch.enable_grad():
-            x = x if self.differentiable and x.requires_grad else x.detach().requires_grad_()
+            attached = self.differentiable and x.requires_grad
+            x = x if attached else x.detach().requires_grad_()
             value = self.system.value(x, self.args)
             (grad,) = torch.autograd.grad(value.sum(), x, create_graph=self.differentiable, materialize_grads=True)
-        return (value, grad) if self.differentiable else (value.detach(), grad)
+        if attached or (self.differentiable and depends_on_others((value, grad), x)):
+            return value, grad
+        return value.detach(), grad.detach()
 
     def _summed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value = self.system.value(x, self.args)
@@ -189,18 +198,19 @@ class Oracle:
         self.counter["linearize"] += 1
         tags = self.problem.jacobian_tags
         nullspace = self.system.nullspace(x, self.args) if tags else None
-        out, operator = self._linear(lambda y: self._attached_residual(y), x, tags=tags, nullspace=nullspace)
-        return (out if attached or self.differentiable else out.detach()), operator
+        out, operator, recorded = self._linear(self._attached_residual, x, tags=tags, nullspace=nullspace)
+        attached = attached or recorded
+        return (out if attached else out.detach()), operator
 
     def jacobian(self, x: Tensor) -> tuple[Tensor, LinearOperator]:
         """Residuals of a `LeastSquares` problem and their Jacobian ``(*batch, n) -> (*batch, m)``."""
         self.counter["linearize"] += 1
         problem = self.problem
         assert isinstance(problem, LeastSquares)
-        out, operator = self._linear(
+        out, operator, recorded = self._linear(
             lambda y: self.system.call(problem.residual_vector, y, self.args), x, tags=frozenset()
         )
-        return (out if self.differentiable else out.detach()), operator
+        return (out if recorded else out.detach()), operator
 
     def _attached_residual(self, x: Tensor) -> Tensor:
         """The residual as a function of ``x`` that autograd can differentiate again."""
@@ -213,7 +223,8 @@ class Oracle:
 
     def _linear(
         self, function: Callable[[Tensor], Tensor], x: Tensor, *, tags: Any, nullspace: Tensor | None = None
-    ) -> tuple[Tensor, LinearOperator]:
+    ) -> tuple[Tensor, LinearOperator, bool]:
+        """The value at ``x``, the derivative there, and whether both stay attached to what they depend on besides ``x``."""
         keep = self.differentiable
         if keep and under_transform():
             out, pull = torch.func.vjp(function, x)[:2]
@@ -227,8 +238,10 @@ class Oracle:
                 return torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(out))[1](v)[0]
         else:
             with torch.enable_grad():
-                x = x if keep and x.requires_grad else x.detach().requires_grad_()
+                attached = keep and x.requires_grad
+                x = x if attached else x.detach().requires_grad_()
                 out = function(x)
+                keep = attached or (keep and depends_on_others((out,), x))
                 dummy = torch.zeros_like(out, requires_grad=True)
                 pulled: list[Tensor] = []
 
@@ -255,7 +268,7 @@ class Oracle:
             nullspace=nullspace,
             evaluate=lambda function: self.system.call(function, x, self.args),
         )
-        return out, operator
+        return out, operator, keep
 
 
 def product(output: Tensor, point: Tensor, cotangent: Tensor, keep: bool) -> Tensor:
