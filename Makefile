@@ -27,8 +27,9 @@ $(BENCH_STAMP): pyproject.toml constraints.txt tests/benchmarks/requirements.txt
 demo: $(STAMP)
 	$(BIN)/sciopt run examples/quickstart.yaml --out runs/quickstart
 
+# One process per core, each on one thread.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 validate: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.run --tier validate
