@@ -48,7 +48,8 @@ class VCycle:
     """What a cycle is made of; configuration only.
 
     Args:
-        degree: of the Chebyshev smoother before and after the coarse correction; products per level are twice that.
+        degree: of the Chebyshev smoother on the finest level, before and after the coarse correction; products are twice
+            that. It doubles from level to level (up to 16), which costs little, as levels shrink faster.
         dtype: precision of the cycle; the coarsest level is always solved in float64.
         coarsest: number of displacements from which on a level is solved by a dense factorization.
 
@@ -69,6 +70,10 @@ class VCycle:
         kinds = (torch.float32, torch.float64)
         check_option("VCycle", "dtype", self.dtype, self.dtype in kinds, "to be float32 or float64", "Use float32.")
         check_option("VCycle", "coarsest", self.coarsest, self.coarsest >= 1, ">= 1", "1600 is a good size.")
+
+    def degree_of(self, level: int) -> int:
+        """Degree of the smoother on a level, the finest being number 0."""
+        return max(self.degree, min(self.degree << level, 16))
 
 
 @final
@@ -141,24 +146,25 @@ class Hierarchy:
         operator, lattice = this.operator, this.operator.lattice
         residual = rhs.clone()
         x = torch.zeros_like(rhs)
-        self._smooth(this, x, residual)
+        self._smooth(number, x, residual)
         correction = self._cycle(number + 1, lattice.restrict(operator.clear(residual)))
         correction = operator.clear(lattice.prolong(correction))
         x += correction
         operator.add(residual, correction, -1.0)
-        self._smooth(this, x, residual, last=True)
+        self._smooth(number, x, residual, last=True)
         return x
 
-    def _smooth(self, this: Level, x: Tensor, residual: Tensor, last: bool = False) -> None:
+    def _smooth(self, number: int, x: Tensor, residual: Tensor, last: bool = False) -> None:
         """Chebyshev steps on ``x`` and its residual, in place; the last one leaves the residual alone."""
+        this, degree = self.levels[number], self.config.degree_of(number)
         step = this.scale * residual
         step *= 4 / 3
-        for k in range(1, self.config.degree + 1):
+        for k in range(1, degree + 1):
             x += step
-            if k == self.config.degree and last:
+            if k == degree and last:
                 return
             this.operator.add(residual, step, -1.0)
-            if k < self.config.degree:
+            if k < degree:
                 step *= (2 * k - 1) / (2 * k + 3)
                 step.addcmul_(this.scale, residual, value=(8 * k + 4) / (2 * k + 3))
 

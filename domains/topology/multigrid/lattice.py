@@ -94,10 +94,8 @@ class Lattice:
 
     def elements(self, field: Tensor) -> Tensor:
         """Values of elements ``(*batch, *shape)`` by flat number ``(*batch, last)``, zero where there is no element."""
-        batch = field.shape[: -self.ndim]
-        padded = field.new_zeros(*batch, *self.node_shape)
-        padded[(..., *(slice(n) for n in self.shape))] = field
-        return padded.reshape(*batch, -1)[..., : self.last]
+        padded = torch.nn.functional.pad(field, (0, 1) * self.ndim)
+        return padded.flatten(-self.ndim)[..., : self.last]
 
     def from_elements(self, flat: Tensor) -> Tensor:
         """The inverse of `elements`."""
