@@ -238,7 +238,7 @@ def optimistix(problem: Logistic) -> Grid:
     """optimistix with lineax' conjugate gradients, jitted and warm."""
     optx, lx = peer("optimistix"), peer("lineax")
     jax, inner, outer, phi, start = jax_of(problem)
-    for tolerance in (3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6):
+    for tolerance in (3e-5, 1e-5, 1e-4, 3e-6):
         for history in (10, 20):
             for adjoint in (1e-3, 3e-4):
                 solver = optx.LBFGS(rtol=tolerance, atol=tolerance, history_length=history)
