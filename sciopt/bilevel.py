@@ -100,6 +100,14 @@ class Hypergradient:
         cost: ``seconds``, ``peak_memory`` (bytes above the start) and counts of oracle calls by kind.
         solution: the inner solution (its state can warm-start the next solve).
         notes: what was chosen and why, fallbacks, warnings.
+
+    Example:
+        >>> from sciopt import BilevelProblem, Minimize
+        >>> inner = Minimize(lambda theta, phi: ((theta - phi) ** 2).sum())
+        >>> problem = BilevelProblem(inner=inner, outer_loss=lambda theta, phi: (theta * phi).sum())
+        >>> hg = hypergradient(problem, torch.ones(1), init=torch.ones(1))
+        >>> hg.direct, hg.indirect, hg.grad, hg.status.name
+        (tensor([1.]), tensor([1.]), tensor([2.]), 'CONVERGED')
     """
 
     value: Tensor

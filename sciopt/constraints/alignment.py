@@ -24,6 +24,11 @@ class Alignment(NamedTuple):
         rmsd: root of ``msd``, ``(*batch,)``; zero with zero gradient, where it has a kink, at a superposition that is
             exact up to rounding.
         msd: smallest weighted mean square deviation, ``(*batch,)``, smooth at an exact superposition.
+
+    Example:
+        >>> corner = torch.eye(3, dtype=torch.float64)
+        >>> kabsch(corner + 5.0, corner).translation.round()
+        tensor([-5., -5., -5.], dtype=torch.float64)
     """
 
     rotation: Tensor

@@ -115,6 +115,16 @@ def run(
 
     Returns:
         `Solution` with flat ``value``; ``state`` is the solver's last state.
+
+    Example:
+        >>> from sciopt.inner import GradientDescent
+        >>> from sciopt.params import ravel
+        >>> from sciopt.problem.system import System
+        >>> layout, x = ravel(torch.zeros(2))
+        >>> problem = Minimize(lambda theta, phi: ((theta - 1.0) ** 2).sum())
+        >>> system = System(problem=problem, layout=layout, outer_spec=layout.spec, num_outer=1)
+        >>> run(GradientDescent(step_size=0.5), Oracle(system, [x]), x).value
+        tensor([1., 1.])
     """
     rtol = check_rtol_dtype(type(solver).__name__, solver.rtol, x.dtype)
     if num_steps is not None:

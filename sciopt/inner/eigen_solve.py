@@ -11,7 +11,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from sciopt.checks import check_option, check_rtol_dtype, check_tolerances
 from sciopt.inner.abstract import AbstractSolver
-from sciopt.inner.lobpcg import lobpcg
+from sciopt.inner.block_eigen import lobpcg
 from sciopt.inner.rows import dot, norm, select
 from sciopt.linsolve import LinearOperator, Tag
 from sciopt.problem.eigen import Eigen

@@ -20,6 +20,10 @@ class KKTResidual:
         stationarity: largest entry of the projected gradient of the Lagrangian relative to the largest of ``grad``.
         feasibility: largest constraint violation, in the constraint's unit.
         complementarity: largest ``|multiplier * constraint|`` relative to ``max(1, |value|)``.
+
+    Example:
+        >>> KKTResidual(stationarity=0.0, feasibility=1e-3, complementarity=0.0).feasibility
+        0.001
     """
 
     stationarity: float

@@ -29,6 +29,17 @@ class StepRecord:
         outer_params: phi, a copy.
         inner_params: theta*(phi).
         grad: hypergradient, structured as phi.
+
+    Example:
+        >>> import torch
+        >>> from sciopt import BilevelProblem, Minimize, optimize
+        >>> inner = Minimize(lambda theta, phi: ((theta - phi) ** 2).sum())
+        >>> problem = BilevelProblem(inner=inner, outer_loss=lambda theta, phi: ((theta - 1) ** 2).sum())
+        >>> seen, start = [], torch.zeros(1)
+        >>> sgd = lambda params: torch.optim.SGD(params, lr=0.5)
+        >>> _ = optimize(problem, start, init=start, outer=sgd, max_steps=1, callbacks=[seen.append])
+        >>> [record.value for record in seen]
+        [1.0, 0.0]
     """
 
     step: int
@@ -63,6 +74,15 @@ class OptimizeResult:
             ``outer_params``.
         hypergradient: the last hypergradient, with its certificate if asked for; None when there is none.
         num_steps: outer steps taken.
+
+    Example:
+        >>> import torch
+        >>> from sciopt import BilevelProblem, Minimize, optimize
+        >>> inner = Minimize(lambda theta, phi: ((theta - phi) ** 2).sum())
+        >>> problem = BilevelProblem(inner=inner, outer_loss=lambda theta, phi: ((theta - 1) ** 2).sum())
+        >>> sgd = lambda params: torch.optim.SGD(params, lr=0.5)
+        >>> optimize(problem, torch.zeros(1), init=torch.zeros(1), outer=sgd, max_steps=1).value
+        0.0
     """
 
     outer_params: Any

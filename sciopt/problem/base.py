@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sciopt.linsolve import Tag
 
-__all__ = ["AbstractProblem", "Tree"]
+__all__ = ["AbstractProblem", "Tree", "no_objective"]
 
 Tree = Any  # a tensor or a (nested) dict, list or tuple of tensors
 
@@ -34,17 +34,22 @@ class AbstractProblem(ABC):
     def jacobian_tags(self) -> frozenset[Tag]:
         """Declared structure of the derivative of `optimality` in ``inner_params`` at a solution."""
 
+    @abstractmethod
     def objective(self, inner_params: Tree, outer_params: Tree) -> Tensor:
         """The scalar that a solution minimises, shape ``(*batch,)``; TypeError for problems that have none."""
-        raise TypeError(
-            f"{type(self).__name__}: expected a problem with an objective (Minimize or LeastSquares) for this solver, "
-            "got one without. Use a solver for equations: Picard, Anderson, Broyden or GaussNewton."
-        )
 
+    @abstractmethod
     def start(self, init: Tree, outer_params: Tree) -> Tree:
         """The full unknown from the user's start (multipliers and the like appended)."""
-        return init
 
+    @abstractmethod
     def finish(self, inner_params: Tree) -> tuple[Tree, dict[str, Tree]]:
         """The user's value and what else the full unknown holds, by name."""
-        return inner_params, {}
+
+
+def no_objective(problem: AbstractProblem) -> TypeError:
+    """What `AbstractProblem.objective` raises where there is none."""
+    return TypeError(
+        f"{type(problem).__name__}: expected a problem with an objective (Minimize or LeastSquares) for this solver, "
+        "got one without. Use a solver for equations: Picard, Anderson, Broyden or Newton."
+    )

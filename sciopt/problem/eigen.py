@@ -9,7 +9,7 @@ from typing import Any, final
 from torch import Tensor
 
 from sciopt.linsolve import Tag
-from sciopt.problem.base import AbstractProblem, Tree
+from sciopt.problem.base import AbstractProblem, Tree, no_objective
 
 __all__ = ["Eigen"]
 
@@ -68,6 +68,12 @@ class Eigen(AbstractProblem):
             "value": 0.5 * (1.0 - (vector * mv).sum(-1, keepdim=True)),
             "vector": self.operator(vector, outer_params) - value * mv,
         }
+
+    def objective(self, inner_params: Tree, outer_params: Tree) -> Tensor:
+        raise no_objective(self)
+
+    def finish(self, inner_params: Tree) -> tuple[Tree, dict[str, Tree]]:
+        return inner_params, {}
 
     @property
     def jacobian_tags(self) -> frozenset[Tag]:

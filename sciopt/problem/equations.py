@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sciopt.linsolve import Tag
 from sciopt.params import ravel
-from sciopt.problem.base import AbstractProblem, Tree
+from sciopt.problem.base import AbstractProblem, Tree, no_objective
 
 __all__ = ["FixedPoint", "RootFind"]
 
@@ -42,6 +42,15 @@ class FixedPoint(AbstractProblem):
         layout, flat = ravel(inner_params, self.batch_ndim)
         return layout.unflatten(flat - layout.flatten(self.fixed_point_map(inner_params, outer_params)))
 
+    def objective(self, inner_params: Tree, outer_params: Tree) -> Tensor:
+        raise no_objective(self)
+
+    def start(self, init: Tree, outer_params: Tree) -> Tree:
+        return init
+
+    def finish(self, inner_params: Tree) -> tuple[Tree, dict[str, Tree]]:
+        return inner_params, {}
+
     @property
     def jacobian_tags(self) -> frozenset[Tag]:
         return frozenset()
@@ -71,6 +80,15 @@ class RootFind(AbstractProblem):
 
     def optimality(self, inner_params: Tree, outer_params: Tree) -> Tree:
         return self.residual(inner_params, outer_params)
+
+    def objective(self, inner_params: Tree, outer_params: Tree) -> Tensor:
+        raise no_objective(self)
+
+    def start(self, init: Tree, outer_params: Tree) -> Tree:
+        return init
+
+    def finish(self, inner_params: Tree) -> tuple[Tree, dict[str, Tree]]:
+        return inner_params, {}
 
     @property
     def jacobian_tags(self) -> frozenset[Tag]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sciopt.linsolve import Tag
 from sciopt.params import tree_leaves, tree_map
-from sciopt.problem.base import AbstractProblem, Tree
+from sciopt.problem.base import AbstractProblem, Tree, no_objective
 
 __all__ = ["InitialValue", "Recurrence"]
 
@@ -92,6 +92,15 @@ class Recurrence(AbstractProblem):
             "Recurrence: expected a method that differentiates the steps, got one that needs an optimality residual. "
             "Use Unrolled() or ForwardUnrolled()."
         )
+
+    def objective(self, inner_params: Tree, outer_params: Tree) -> Tensor:
+        raise no_objective(self)
+
+    def start(self, init: Tree, outer_params: Tree) -> Tree:
+        return init
+
+    def finish(self, inner_params: Tree) -> tuple[Tree, dict[str, Tree]]:
+        return inner_params, {}
 
     @property
     def jacobian_tags(self) -> frozenset[Tag]:

@@ -116,6 +116,9 @@ class Minimize(AbstractProblem):
         moved = self.project(tree_map(lambda x, g: x - g, inner_params, grad), 1.0, outer_params)
         return tree_map(lambda x, m: x - m, inner_params, moved)
 
+    def finish(self, inner_params: Tree) -> tuple[Tree, dict[str, Tree]]:
+        return inner_params, {}
+
     @property
     def jacobian_tags(self) -> frozenset[Tag]:
         return _MINIMUM if self.smooth else frozenset()
@@ -175,6 +178,12 @@ class LeastSquares(AbstractProblem):
 
     def optimality(self, inner_params: Tree, outer_params: Tree) -> Tree:
         return torch.func.grad(lambda p: self.objective(p, outer_params).sum())(inner_params)
+
+    def start(self, init: Tree, outer_params: Tree) -> Tree:
+        return init
+
+    def finish(self, inner_params: Tree) -> tuple[Tree, dict[str, Tree]]:
+        return inner_params, {}
 
     @property
     def jacobian_tags(self) -> frozenset[Tag]:
