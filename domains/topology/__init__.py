@@ -1,19 +1,27 @@
 """Topology design: the best distribution of a limited amount of material, by elastic equilibrium and its adjoint."""
 
+from sciopt.domains.topology.builder import Box, Builder
 from sciopt.domains.topology.direct import DirectAdjoint, DirectEquilibrium, FactorCache
-from sciopt.domains.topology.elements import plane_stress, q4_stiffness
+from sciopt.domains.topology.elements import h8_stiffness, plane_stress, q4_stiffness, solid_elasticity
 from sciopt.domains.topology.energy import ElasticEnergy
 from sciopt.domains.topology.filters import DensityFilter, SensitivityFilter, cone_sum
 from sciopt.domains.topology.grid import Grid
-from sciopt.domains.topology.material import SIMP
+from sciopt.domains.topology.material import RAMP, SIMP
+from sciopt.domains.topology.presets import STRUCTURES, bridge_3d, cantilever_3d, l_bracket, michell, tower
 from sciopt.domains.topology.problem import ComplianceProblem
+from sciopt.domains.topology.space import DesignSpace
 from sciopt.domains.topology.structure import PRESETS, Structure, bridge, cantilever, mbb
 
 __all__ = [
     "PRESETS",
+    "RAMP",
     "SIMP",
+    "STRUCTURES",
+    "Box",
+    "Builder",
     "ComplianceProblem",
     "DensityFilter",
+    "DesignSpace",
     "DirectAdjoint",
     "DirectEquilibrium",
     "ElasticEnergy",
@@ -22,9 +30,16 @@ __all__ = [
     "SensitivityFilter",
     "Structure",
     "bridge",
+    "bridge_3d",
     "cantilever",
+    "cantilever_3d",
     "cone_sum",
+    "h8_stiffness",
+    "l_bracket",
     "mbb",
+    "michell",
     "plane_stress",
     "q4_stiffness",
+    "solid_elasticity",
+    "tower",
 ]

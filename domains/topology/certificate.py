@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
 
 from sciopt.domains.topology.direct import DirectEquilibrium, FactorCache
-from sciopt.domains.topology.problem import ComplianceProblem
+from sciopt.inner.abstract import AbstractSolver
 from sciopt.outer.kkt import kkt_residual
 from sciopt.response import best_response
+
+if TYPE_CHECKING:
+    from sciopt.domains.topology.design import DesignProblem
 
 __all__ = ["DesignCertificate", "certify_design", "directional_error", "grayness"]
 
@@ -23,10 +26,10 @@ class DesignCertificate:
 
     Args:
         hypergradient_error: relative difference between the hypergradient along a random direction and a central
-            difference of re-solved compliances.
+            difference of re-solved objectives.
         volume_error: built volume minus the allowed one, as a share of the domain.
         kkt_residual: largest entry of the projected gradient of the Lagrangian, relative to the largest of the
-            compliance's gradient, at the best multiplier.
+            objective's gradient, at the best multiplier.
         grayness: `grayness` of what is built.
     """
 
@@ -50,11 +53,12 @@ def grayness(physical: Tensor) -> float:
 
 
 def directional_error(
-    problem: ComplianceProblem,
+    problem: DesignProblem,
     density: Tensor,
     grad: Tensor,
     *,
-    cache: FactorCache,
+    cache: FactorCache | None = None,
+    solver: AbstractSolver | None = None,
     generator: torch.Generator,
     step: float = 1e-4,
 ) -> float:
@@ -65,9 +69,10 @@ def directional_error(
 
     Args:
         problem: the problem.
-        density: design ``(ny, nx)``, float64 for a meaningful answer.
-        grad: its hypergradient ``(ny, nx)``.
-        cache: the run's factorizations.
+        density: design, of `DesignSpace.design_shape`, float64 for a meaningful answer.
+        grad: its hypergradient, likewise.
+        cache: the run's factorizations, for problems that settle by `DirectEquilibrium`.
+        solver: inner solver for all others, in place of ``cache``.
         generator: source of the direction.
         step: size of the difference; its error is of the order of ``step**2``.
 
@@ -79,14 +84,15 @@ def directional_error(
         >>> wrong > 0.1
         True
     """
+    if solver is None and cache is not None:
+        solver = DirectEquilibrium(cache=cache)
     noise = torch.rand(density.shape, generator=generator, dtype=torch.float64).to(density)
     direction = (0.1 + noise) * 4 * density * (1 - density) * grad.sign()
     values = []
     for sign in (1, -1):
         moved = density + sign * step * direction
-        solver = DirectEquilibrium(cache=cache)
         solution = best_response(problem.bilevel.inner, moved, init=problem.rest(moved), solver=solver)
-        values.append(problem.compliance(solution.value, moved))
+        values.append(problem.bilevel.loss(solution.value, moved))
     difference = (values[0] - values[1]) / (2 * step)
     slope = (grad * direction).sum()
     scale = difference.abs().clamp(min=torch.finfo(density.dtype).tiny)
@@ -94,22 +100,24 @@ def directional_error(
 
 
 def certify_design(
-    problem: ComplianceProblem,
+    problem: DesignProblem,
     density: Tensor,
     value: Tensor,
     grad: Tensor,
     *,
-    cache: FactorCache,
+    cache: FactorCache | None = None,
+    solver: AbstractSolver | None = None,
     generator: torch.Generator,
 ) -> DesignCertificate:
-    """The certificate of a design with its compliance and hypergradient; costs two solves.
+    """The certificate of a design with its objective and hypergradient; costs two solves.
 
     Args:
         problem: the problem.
-        density: design ``(ny, nx)``.
-        value: compliance ``()``.
-        grad: hypergradient ``(ny, nx)``, not filtered.
-        cache: the run's factorizations.
+        density: design, of `DesignSpace.design_shape`.
+        value: objective ``()``.
+        grad: hypergradient, likewise, not filtered.
+        cache: the run's factorizations, for problems that settle by `DirectEquilibrium`.
+        solver: inner solver for all others, in place of ``cache``.
         generator: source of the random direction.
 
     Example:
@@ -141,8 +149,8 @@ def certify_design(
         upper=1.0,
     )
     return DesignCertificate(
-        hypergradient_error=directional_error(problem, density, grad, cache=cache, generator=generator),
-        volume_error=float(volume.detach()) / problem.structure.grid.num_elements,
+        hypergradient_error=directional_error(problem, density, grad, cache=cache, solver=solver, generator=generator),
+        volume_error=float(volume.detach()) / problem.space.domain_elements,
         kkt_residual=residual.stationarity,
         grayness=grayness(problem.physical(density)),
     )

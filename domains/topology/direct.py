@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_rtol_dtype, check_tolerances
-from sciopt.domains.topology.energy import ElasticEnergy
+from sciopt.domains.topology.assembly import QuadraticEnergy
 from sciopt.inner.abstract import AbstractSolver
 from sciopt.linsolve.abstract import AbstractLinearSolver
 from sciopt.linsolve.operator import LinearOperator
@@ -32,7 +32,7 @@ class FactorCache:
     Made for one run and passed to its solvers; it is the only thing here that changes.
 
     Args:
-        energy: the structure.
+        energy: the structure's energy: an `ElasticEnergy`, or another one of elements with moduli.
         size: how many factorizations to keep.
 
     Example:
@@ -45,19 +45,21 @@ class FactorCache:
         1
     """
 
-    def __init__(self, energy: ElasticEnergy, size: int = 2) -> None:
+    def __init__(self, energy: QuadraticEnergy, size: int = 2) -> None:
         self.energy = energy
         self.size = size
         self.factorizations = 0
         self._kept: list[tuple[np.ndarray, Any]] = []
         # Column-compressed pattern of K: entry s of (element, local pair) adds to nonzero slot[s]; held ones are dropped.
         n, gather = energy.size, energy.gather.numpy()
-        rows, columns = np.repeat(gather, 8, axis=1), np.tile(gather, (1, 8))
+        k = gather.shape[1]
+        rows, columns = np.repeat(gather, k, axis=1), np.tile(gather, (1, k))
         self._pairs = ((rows < n) & (columns < n)).reshape(-1)
         place = (columns * n + rows).reshape(-1)[self._pairs]
         unique, self._slot = np.unique(place, return_inverse=True)
         self._row = (unique % n).astype(np.int32)
         self._start = np.searchsorted(unique, np.arange(n + 1) * n).astype(np.int32)
+        self._diagonal = np.searchsorted(unique, np.arange(n) * (n + 1))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": []}  # SuperLU objects cannot be pickled; a copy factorizes anew
@@ -66,8 +68,11 @@ class FactorCache:
         """K as a SciPy CSC matrix over the free displacements."""
         from scipy.sparse import csc_matrix
 
-        values = (moduli[:, None] * self.energy.element.numpy().reshape(-1)).reshape(-1)[self._pairs]
+        element = self.energy.element.numpy()
+        values = (moduli[:, None] * element.reshape(-1, element.shape[-1] ** 2)).reshape(-1)[self._pairs]
         data = np.bincount(self._slot, weights=values, minlength=self._row.size)
+        if self.energy.springs is not None:
+            data[self._diagonal] += self.energy.springs.numpy()
         return csc_matrix((data, self._row, self._start), shape=(self.energy.size,) * 2)
 
     def factor(self, moduli: np.ndarray) -> Any:
@@ -87,22 +92,27 @@ class FactorCache:
         return factors
 
     def solve(self, moduli: Tensor, rhs: Tensor) -> Tensor:
-        """``K(moduli)^-1 rhs`` for ``(*batch, num_elements)`` and ``(*batch, n)``; NaN where K has no factors."""
-        keys = moduli.detach().to("cpu", torch.float64).reshape(-1, moduli.shape[-1]).numpy()
-        loads = rhs.detach().to("cpu", torch.float64).reshape(-1, rhs.shape[-1]).numpy()
+        """``K(moduli)^-1 rhs`` for ``(*batch, num_elements)`` and ``(*batch, n)``, which broadcast; NaN where K has no
+        factors. Right-hand sides of the same K are solved together."""
+        keys, lead = moduli, ()
+        if moduli.ndim > 1:  # a dimension of one before the last stands for load cases of one K
+            many = moduli.shape[-2] > 1
+            keys, lead = (moduli, rhs.shape[:-1]) if many else (moduli.squeeze(-2), rhs.shape[:-2])
+        keys = keys.expand(*lead, keys.shape[-1]).detach().to("cpu", torch.float64).reshape(-1, keys.shape[-1]).numpy()
+        loads = rhs.detach().to("cpu", torch.float64).reshape(len(keys), -1, rhs.shape[-1]).numpy()
         out = np.empty_like(loads)
         for row, load in enumerate(loads):  # SuperLU takes one matrix at a time
-            key = keys[row if len(keys) > 1 else 0]
-            out[row] = self._solve_one(key, load)
+            out[row] = self._solve_one(keys[row], load)
         return torch.from_numpy(out).reshape(rhs.shape).to(rhs)
 
     def _solve_one(self, moduli: np.ndarray, load: np.ndarray) -> np.ndarray:
         if not np.isfinite(moduli).all():
             return np.full_like(load, np.nan)
         try:
-            return self.factor(moduli).solve(load)
+            factors = self.factor(moduli)
         except RuntimeError:  # SuperLU: the matrix is exactly singular
             return np.full_like(load, np.nan)
+        return factors.solve(load[0])[None] if len(load) == 1 else factors.solve(np.ascontiguousarray(load.T)).T
 
 
 @final
@@ -152,7 +162,7 @@ class DirectEquilibrium(AbstractSolver):
             force = -oracle.residual(torch.zeros_like(x))
             value = self.cache.solve(moduli, force)
             norm = torch.linalg.vector_norm(oracle.residual(value), dim=-1)
-            inside = moduli.amax(-1) * torch.linalg.matrix_norm(energy.element.to(x))
+            inside = largest_stiffness(energy, moduli)
             scale = torch.linalg.vector_norm(force, dim=-1) + inside * torch.linalg.vector_norm(value, dim=-1)
         return verdict(value, norm, scale, self.atol + rtol * scale)
 
@@ -209,9 +219,16 @@ class DirectAdjoint(AbstractLinearSolver):
             moduli = evaluate(energy.moduli).detach()
             value = self.cache.solve(moduli, rhs)
             norm = torch.linalg.vector_norm(operator.mv(value).detach() - rhs, dim=-1)
-            inside = moduli.amax(-1) * torch.linalg.matrix_norm(energy.element.to(rhs))
+            inside = largest_stiffness(energy, moduli)
             scale = torch.linalg.vector_norm(rhs, dim=-1) + inside * torch.linalg.vector_norm(value, dim=-1)
         return verdict(value, norm, scale, self.atol + rtol * scale)
+
+
+def largest_stiffness(energy: QuadraticEnergy, moduli: Tensor) -> Tensor:
+    """Norm of the stiffest element's matrix, ``(*batch,)``, a spring counting as an element."""
+    norm = torch.linalg.matrix_norm(energy.element.to(moduli))
+    largest = (moduli * norm).amax(-1) if norm.ndim else moduli.amax(-1) * norm
+    return largest if energy.springs is None else largest.clamp(min=float(energy.springs.max()))
 
 
 def verdict(value: Tensor, norm: Tensor, scale: Tensor, tolerance: Tensor) -> Solution:

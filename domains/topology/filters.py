@@ -16,23 +16,28 @@ from torch import Tensor
 from sciopt.checks import check_option
 
 DIRECT_WIDTH = 15  # wider kernels go through the Fourier transform
+DIRECT_WIDTH_3D = 7
 
 __all__ = ["DensityFilter", "SensitivityFilter", "cone_sum"]
 
 
-def cone_kernel(radius: float, like: Tensor) -> Tensor:
-    """Weights ``max(0, radius - distance)`` around an element, ``(2 k + 1, 2 k + 1)``."""
+def cone_kernel(radius: float, like: Tensor, ndim: int = 2) -> Tensor:
+    """Weights ``max(0, radius - distance)`` around an element, ``2 k + 1`` along each of ``ndim`` axes."""
     k = ceil(radius) - 1
     offset = torch.arange(-k, k + 1, dtype=like.dtype, device=like.device)
-    return (radius - torch.hypot(offset[:, None], offset[None, :])).clamp(min=0.0)
+    distance = offset
+    for _ in range(ndim - 1):
+        distance = torch.hypot(distance[..., None], offset)
+    return (radius - distance.abs()).clamp(min=0.0)
 
 
-def cone_sum(field: Tensor, radius: float) -> Tensor:
+def cone_sum(field: Tensor, radius: float, ndim: int = 2) -> Tensor:
     """``sum_j max(0, radius - dist(i, j)) field_j`` for each element i: the product with the matrix H of the literature.
 
     Args:
-        field: ``(*batch, ny, nx)``, floating point.
+        field: ``(*batch, ny, nx)`` or, with ``ndim=3``, ``(*batch, nz, ny, nx)``, floating point.
         radius: in element sides, >= 1.
+        ndim: axes of the grid, 2 or 3.
 
     Returns:
         As ``field``.
@@ -41,36 +46,39 @@ def cone_sum(field: Tensor, radius: float) -> Tensor:
         >>> cone_sum(torch.ones(1, 3), 1.5)
         tensor([[2.0000, 2.5000, 2.0000]])
     """
-    kernel = cone_kernel(radius, field)
-    if kernel.shape[-1] > DIRECT_WIDTH:
+    kernel = cone_kernel(radius, field, ndim)
+    if kernel.shape[-1] > (DIRECT_WIDTH if ndim == 2 else DIRECT_WIDTH_3D):
         return _sum_by_transform(field, kernel)
-    images = field.reshape(-1, 1, *field.shape[-2:])
-    out = torch.nn.functional.conv2d(images, kernel[None, None], padding=kernel.shape[-1] // 2)
+    images = field.reshape(-1, 1, *field.shape[-ndim:])
+    convolve = torch.nn.functional.conv2d if ndim == 2 else torch.nn.functional.conv3d
+    out = convolve(images, kernel[None, None], padding=kernel.shape[-1] // 2)
     return out.reshape(field.shape)
 
 
 def _sum_by_transform(field: Tensor, kernel: Tensor) -> Tensor:
     """The same by the fast Fourier transform, for wide kernels; sums of zeros may come out as rounding, of either sign."""
-    k = kernel.shape[-1] // 2
-    ny, nx = field.shape[-2:]
-    size = (max(ny, k + 1) + k, max(nx, k + 1) + k)  # what wraps around meets the padding
-    wrapped = torch.nn.functional.pad(kernel, (0, size[1] - 2 * k - 1, 0, size[0] - 2 * k - 1)).roll((-k, -k), (0, 1))
-    spectrum = torch.fft.rfft2(field, s=size) * torch.fft.rfft2(wrapped)
-    return torch.fft.irfft2(spectrum, s=size)[..., :ny, :nx]
+    ndim, k = kernel.ndim, kernel.shape[-1] // 2
+    shape, axes = field.shape[-ndim:], tuple(range(-ndim, 0))
+    size = tuple(max(n, k + 1) + k for n in shape)  # what wraps around meets the padding
+    padding = [end for n in reversed(size) for end in (0, n - 2 * k - 1)]
+    wrapped = torch.nn.functional.pad(kernel, padding).roll((-k,) * ndim, axes)
+    spectrum = torch.fft.rfftn(field, s=size, dim=axes) * torch.fft.rfftn(wrapped, s=size, dim=axes)
+    return torch.fft.irfftn(spectrum, s=size, dim=axes)[(..., *(slice(n) for n in shape))]
 
 
-def cone_weights(field: Tensor, radius: float) -> Tensor:
-    """`cone_sum` of a field of ones ``(ny, nx)``, from cumulative sums of the kernel: exact and cheap for any radius."""
-    kernel = cone_kernel(radius, field.new_zeros((), dtype=torch.float64, device="cpu"))
-    k = kernel.shape[-1] // 2
-    total = torch.nn.functional.pad(kernel.cumsum(0).cumsum(1), (1, 0, 1, 0))
-    (top, bottom), (left, right) = (
-        ((k - place).clamp(min=0), (k + size - place).clamp(max=2 * k + 1))
-        for size in field.shape[-2:]
-        for place in (torch.arange(size),)
-    )
-    upper, lower = total[top][:, right] - total[top][:, left], total[bottom][:, right] - total[bottom][:, left]
-    return (lower - upper).to(field)
+def cone_weights(field: Tensor, radius: float, ndim: int = 2) -> Tensor:
+    """`cone_sum` of a field of ones, from cumulative sums of the kernel: exact and cheap for any radius."""
+    total = cone_kernel(radius, field.new_zeros((), dtype=torch.float64, device="cpu"), ndim)
+    k = total.shape[-1] // 2
+    for axis in range(ndim):
+        total = total.cumsum(axis)
+    total = torch.nn.functional.pad(total, (1, 0) * ndim)
+    for axis in reversed(range(ndim)):
+        size = field.shape[axis - ndim]
+        place = torch.arange(size)
+        low, high = (k - place).clamp(min=0), (k + size - place).clamp(max=2 * k + 1)
+        total = total.index_select(axis, high) - total.index_select(axis, low)
+    return total.to(field)
 
 
 def _check_radius(owner: str, radius: float) -> None:
@@ -84,6 +92,7 @@ class DensityFilter:
 
     Args:
         radius: in element sides, >= 1.
+        ndim: axes of the grid, 2 or 3.
 
     Example:
         >>> DensityFilter(2.0)(torch.ones(3, 4)).allclose(torch.ones(3, 4))
@@ -95,13 +104,15 @@ class DensityFilter:
     """
 
     radius: float
+    ndim: int = 2
 
     def __post_init__(self) -> None:
         _check_radius("DensityFilter", self.radius)
+        check_option("DensityFilter", "ndim", self.ndim, self.ndim in (2, 3), "to be 2 or 3", "Pass `grid.ndim`.")
 
     def __call__(self, density: Tensor) -> Tensor:
-        """Filtered field; ``(*batch, ny, nx)`` to the same shape."""
-        return cone_sum(density, self.radius) / cone_weights(density, self.radius)
+        """Filtered field; ``(*batch, *grid.shape)`` to the same shape."""
+        return cone_sum(density, self.radius, self.ndim) / cone_weights(density, self.radius, self.ndim)
 
 
 @final
@@ -114,7 +125,7 @@ class SensitivityFilter:
 
     Args:
         radius: in element sides, >= 1.
-        shape: ``(ny, nx)`` of the fields.
+        shape: ``(ny, nx)`` or ``(nz, ny, nx)`` of the fields.
         floor: densities below this count as this in the denominator.
 
     Example:
@@ -128,14 +139,15 @@ class SensitivityFilter:
     """
 
     radius: float
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     floor: float = 1e-3
 
     def __post_init__(self) -> None:
         _check_radius("SensitivityFilter", self.radius)
 
     def __call__(self, density: Tensor, grad: Tensor) -> Tensor:
-        """Filtered gradient; both arguments ``(ny * nx,)``."""
+        """Filtered gradient; both arguments ``(elements,)``."""
         density, grad = density.reshape(self.shape), grad.reshape(self.shape)
-        weights = cone_weights(density, self.radius)
-        return (cone_sum(density * grad, self.radius) / weights / density.clamp(min=self.floor)).reshape(-1)
+        ndim = len(self.shape)
+        weights = cone_weights(density, self.radius, ndim)
+        return (cone_sum(density * grad, self.radius, ndim) / weights / density.clamp(min=self.floor)).reshape(-1)

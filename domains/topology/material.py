@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sciopt.checks import check_option
 
-__all__ = ["SIMP"]
+__all__ = ["RAMP", "SIMP"]
 
 
 @final
@@ -46,3 +46,42 @@ class SIMP:
     def __call__(self, density: Tensor) -> Tensor:
         """Young's modulus for densities in [0, 1], elementwise."""
         return self.young_min + density**self.penalty * (self.young - self.young_min)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RAMP:
+    """Rational interpolation: ``E = E_min + density / (1 + q (1 - density)) (E_0 - E_min)``.
+
+    Its slope at zero density is not zero, so that light elements lose stiffness and weight, or heat, in proportion: the
+    choice for loads that depend on the design.
+
+    Args:
+        young: modulus (or conductivity) E_0 of the solid.
+        young_min: modulus of the void, small and positive.
+        penalty: q; 0 does not penalise, 8 halves the slope of intermediate densities about as SIMP's 3 does.
+
+    Raises:
+        ValueError: unless ``0 < young_min < young`` and ``penalty >= 0``.
+
+    Example:
+        >>> import torch
+        >>> RAMP(young_min=0.001, penalty=8.0)(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([0.0010, 0.1009, 1.0000])
+
+    References:
+        Stolpe, Svanberg. "An alternative interpolation scheme for minimum compliance topology optimization". 2001.
+    """
+
+    young: float = 1.0
+    young_min: float = 1e-9
+    penalty: float = 8.0
+
+    def __post_init__(self) -> None:
+        ok = 0 < self.young_min < self.young
+        check_option("RAMP", "young_min", self.young_min, ok, "in (0, young)", "1e-9 of young is usual.")
+        check_option("RAMP", "penalty", self.penalty, self.penalty >= 0, ">= 0", "8 is a usual choice.")
+
+    def __call__(self, density: Tensor) -> Tensor:
+        """Modulus for densities in [0, 1], elementwise."""
+        return self.young_min + density / (1 + self.penalty * (1 - density)) * (self.young - self.young_min)

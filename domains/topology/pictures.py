@@ -16,8 +16,9 @@ def draw_density(path: Path, density: np.ndarray, structure: Structure, *, title
 
     Args:
         path: file to write.
-        density: physical densities ``(ny, nx)`` in [0, 1], row 0 on top.
-        structure: for supports (blue) and load (red arrows, scaled to the largest).
+        density: physical densities of the grid's shape in [0, 1]; of three dimensions the view along y is drawn, the
+            mean of each column.
+        structure: for supports (blue) and loads (red arrows, scaled to the largest).
         title: line above the picture.
 
     Example:
@@ -33,30 +34,33 @@ def draw_density(path: Path, density: np.ndarray, structure: Structure, *, title
     from matplotlib.figure import Figure
 
     grid = structure.grid
+    d, up = grid.ndim, grid.ndim - 1
+    length_x, height = grid.sides[0], grid.sides[-1]
+    view = density if d == 2 else density.mean(axis=1)[::-1]
     width = 7.0
-    figure = Figure(figsize=(width, max(1.5, width * (grid.ny / grid.nx) + 0.7)), layout="constrained")
+    figure = Figure(figsize=(width, max(1.5, width * (height / length_x) + 0.7)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.imshow(density, cmap="gray_r", vmin=0, vmax=1, extent=(0, grid.nx, 0, grid.ny), interpolation="nearest")
-    x, y = grid.positions().T
-    for axis, marker in ((0, "<"), (1, "^")):  # held sideways, held upright
-        nodes = structure.fixed[structure.fixed % 2 == axis] // 2
+    axes.imshow(view, cmap="gray_r", vmin=0, vmax=1, extent=(0, length_x, 0, height), interpolation="nearest")
+    x, y = grid.positions()[:, [0, up]].T
+    for axis, marker in ((0, "<"), (up, "^")):  # held sideways, held upright
+        nodes = structure.fixed[structure.fixed % d == axis] // d
         axes.scatter(x[nodes], y[nodes], marker=marker, s=20, color="tab:blue", clip_on=False, zorder=3)
-    force = structure.load.reshape(-1, 2)
-    loaded = np.flatnonzero(np.abs(force).max(1) > 0)
-    length = 0.15 * max(grid.ny, 0.25 * grid.nx) / np.abs(force).max()
-    for node in loaded:
-        dx, dy = force[node] * length
-        axes.annotate(
-            "",
-            xy=(x[node], y[node]),
-            xytext=(x[node] - dx, y[node] - dy),
-            arrowprops={"arrowstyle": "->", "color": "tab:red"},
-            annotation_clip=False,
-        )
-    margin = 0.2 * max(grid.ny, 0.25 * grid.nx)
-    axes.set_xlim(-0.02 * grid.nx - 1, 1.02 * grid.nx + 1)
-    axes.set_ylim(-0.25 * margin, grid.ny + margin)
+    for force in structure.load.reshape(-1, grid.num_nodes, d)[..., [0, up]]:
+        loaded = np.flatnonzero(np.abs(force).max(1) > 0)
+        length = 0.15 * max(height, 0.25 * length_x) / max(np.abs(force).max(), 1e-300)
+        for node in loaded:
+            dx, dy = force[node] * length
+            axes.annotate(
+                "",
+                xy=(x[node], y[node]),
+                xytext=(x[node] - dx, y[node] - dy),
+                arrowprops={"arrowstyle": "->", "color": "tab:red"},
+                annotation_clip=False,
+            )
+    margin = 0.2 * max(height, 0.25 * length_x)
+    axes.set_xlim(-0.02 * length_x - 1, 1.02 * length_x + 1)
+    axes.set_ylim(-0.25 * margin, height + margin)
     axes.set_aspect("equal")
     axes.set_axis_off()
     if title:

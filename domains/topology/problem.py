@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import final
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor
 
 from sciopt.bilevel import BilevelProblem
-from sciopt.checks import check_finite, check_option, check_tree
+from sciopt.checks import check_option
 from sciopt.domains.topology.energy import ElasticEnergy
 from sciopt.domains.topology.filters import DensityFilter, SensitivityFilter
-from sciopt.domains.topology.material import SIMP
+from sciopt.domains.topology.material import RAMP, SIMP
+from sciopt.domains.topology.space import DesignSpace
 from sciopt.domains.topology.structure import Structure
 from sciopt.outer.abstract import AbstractOuterStep
-from sciopt.outer.transformed import TransformedGradient
 from sciopt.problem import Minimize
 
 __all__ = ["ComplianceProblem"]
@@ -30,17 +31,23 @@ class ComplianceProblem:
         inner:  u*(x) = argmin_u  1/2 u^T K(x) u - f^T u        potential energy over the free displacements
         outer:  min_x f^T u*(x)   s.t.  sum(physical(x)) <= volume_fraction * elements,   0 <= x <= 1
 
-    The design x is a field of densities ``(ny, nx)`` in [0, 1], row 0 on top; what is built is `physical` of it.
+    The design x is a field of densities in [0, 1], ``(ny, nx)`` with row 0 on top or ``(nz, ny, nx)``, or, with passive
+    regions, the vector of the other elements' densities (see `DesignSpace`); what is built is `physical` of it. Several
+    load cases settle as one batch over one stiffness matrix; the objective is the weighted sum of their compliances.
 
     Args:
-        structure: grid, supports and load.
+        structure: grid, supports, loads, and passive regions.
         volume_fraction: share of the domain that may be filled, in (0, 1).
         material: modulus of an intermediate density.
         filter: a `DensityFilter` is part of the problem; a `SensitivityFilter` alters the outer step (see `step`).
         poisson: Poisson's ratio.
+        case_weights: weight of each load case in the objective; None: one.
+        gravity: weight of a full element, units of force; built densities weigh in proportion. Use `RAMP` then: with
+            `SIMP` an element loses its stiffness faster than its weight.
 
     Raises:
-        ValueError: for a volume fraction outside (0, 1).
+        ValueError: for a volume fraction outside (0, 1), weights that do not match the load cases or are negative, and a
+            structure that carries neither loads nor weight.
 
     Example:
         >>> from sciopt.domains.topology import Grid, cantilever
@@ -55,57 +62,80 @@ class ComplianceProblem:
 
     structure: Structure
     volume_fraction: float
-    material: SIMP = field(default_factory=SIMP)
+    material: SIMP | RAMP = field(default_factory=SIMP)
     filter: DensityFilter | SensitivityFilter | None = None
     poisson: float = 0.3
+    case_weights: Sequence[float] | None = None
+    gravity: float = 0.0
+    space: DesignSpace = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        v = self.volume_fraction
-        advice = "0 leaves nothing to carry the load and 1 nothing to design."
-        check_option("ComplianceProblem", "volume_fraction", v, 0 < v < 1, "in (0, 1)", advice)
+        structure, owner = self.structure, "ComplianceProblem"
+        space = DesignSpace(
+            owner=owner,
+            shape=structure.grid.shape,
+            volume_fraction=self.volume_fraction,
+            filter=self.filter,
+            solid=structure.solid,
+            void=structure.void,
+        )
+        object.__setattr__(self, "space", space)
+        check_option(owner, "gravity", self.gravity, self.gravity >= 0, ">= 0", "Weight acts downwards; 0 is none.")
+        if not structure.load.any() and self.gravity == 0:
+            raise ValueError(
+                f"{owner}: expected loads or `gravity`, got neither in structure {structure.name!r}. Load it, or let it weigh."
+            )
+        weights, cases = self.case_weights, structure.num_cases
+        if weights is not None and not (len(weights) == cases and min(weights) >= 0 and sum(weights) > 0):
+            raise ValueError(
+                f"{owner}: expected `case_weights` >= 0 for {cases or 'a single one without'} load cases, got "
+                f"{tuple(weights)}. Give one weight per case, not all zero."
+            )
 
     def physical(self, density: Tensor) -> Tensor:
-        """The density that is built, ``(*batch, ny, nx)``: the design's, through the density filter if there is one."""
-        if not isinstance(self.filter, DensityFilter):
-            return density
-        built = self.filter(density)
-        # A mean of zeros may be rounding below zero, whose powers are not real; the derivative stays that of the mean.
-        return built + (built.clamp(min=0.0) - built).detach()
+        """The density that is built, of the grid's shape; see `DesignSpace.physical`."""
+        return self.space.physical(density)
 
     def modulus(self, density: Tensor) -> Tensor:
-        """Young's modulus of each element for a design ``(*batch, ny, nx)``."""
+        """Young's modulus of each element for a design, of the grid's shape."""
         return self.material(self.physical(density))
+
+    def weight(self, density: Tensor) -> Tensor:
+        """Weight of each element for a design, in units of force."""
+        return self.gravity * self.physical(density)
 
     @cached_property
     def energy(self) -> ElasticEnergy:
         """The inner loss."""
-        return ElasticEnergy(structure=self.structure, modulus=self.modulus, poisson=self.poisson)
+        weight = self.weight if self.gravity > 0 else None
+        return ElasticEnergy(structure=self.structure, modulus=self.modulus, poisson=self.poisson, weight=weight)
 
     @cached_property
     def bilevel(self) -> BilevelProblem:
         """The statement in the core's nouns."""
-        return BilevelProblem(inner=Minimize(self.energy), outer_loss=self.compliance)
+        inner = Minimize(self.energy, batch_ndim=self.energy.batch_ndim)
+        return BilevelProblem(inner=inner, outer_loss=self.compliance)
 
     def compliance(self, displacements: Tensor, density: Tensor) -> Tensor:
-        """``f^T u``, force times length, shape ``(*batch,)``."""
-        return self.energy.work(displacements)
+        """``f^T u``, force times length, shape ``(*batch,)``; that of each load case times its weight."""
+        work = self.energy.work(displacements, density)
+        return work if self.case_weights is None else work * work.new_tensor(self.case_weights)
 
     def volume(self, density: Tensor) -> Tensor:
         """Constraint ``(1,)``, <= 0 where the volume is kept: filled elements minus allowed ones."""
-        allowed = self.volume_fraction * self.structure.grid.num_elements
-        return (self.physical(density).sum() - allowed).reshape(1)
+        return self.space.volume(density)
 
     def start(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The even distribution of the allowed volume, ``(ny, nx)``."""
-        return torch.full(self.structure.grid.shape, self.volume_fraction, dtype=dtype)
+        """The even distribution of the allowed volume."""
+        return self.space.start(dtype)
 
     def rest(self, density: Tensor) -> Tensor:
-        """Zero displacements ``(n,)`` in dtype and device of a design: the start of the inner solve."""
-        return density.new_zeros(self.energy.size)
+        """Zero displacements ``(n,)`` or ``(cases, n)`` in dtype and device of a design: the start of the inner solve."""
+        return density.new_zeros(self.energy.load.shape)
 
     def step(self, base: AbstractOuterStep) -> AbstractOuterStep:
         """``base``, driven by filtered sensitivities if the problem has a `SensitivityFilter`."""
-        return TransformedGradient(base, self.filter) if isinstance(self.filter, SensitivityFilter) else base
+        return self.space.step(base)
 
     def check(self, density: Tensor) -> None:
         """Check a design before a long solve.
@@ -114,15 +144,4 @@ class ComplianceProblem:
             TypeError: for something else than a floating-point tensor.
             ValueError: for a wrong shape, NaN or Inf, or densities outside [0, 1].
         """
-        check_tree("ComplianceProblem", "density", density)
-        if tuple(density.shape) != self.structure.grid.shape:
-            raise ValueError(
-                f"ComplianceProblem: expected `density` of shape (ny, nx) = {self.structure.grid.shape}, got "
-                f"{tuple(density.shape)}. Resample the field, or transpose it."
-            )
-        check_finite("ComplianceProblem", "density", [density])
-        low, high = float(density.min()), float(density.max())
-        if low < 0 or high > 1:
-            raise ValueError(
-                f"ComplianceProblem: expected `density` in [0, 1], got values from {low} to {high}. Clip or rescale it."
-            )
+        self.space.check(density)

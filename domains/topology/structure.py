@@ -8,6 +8,7 @@ from typing import final
 
 import numpy as np
 
+from sciopt.domains.topology.connectivity import describe_place, free_motions, loose_island
 from sciopt.domains.topology.grid import Grid
 
 __all__ = ["PRESETS", "Structure", "bridge", "cantilever", "mbb"]
@@ -16,17 +17,23 @@ __all__ = ["PRESETS", "Structure", "bridge", "cantilever", "mbb"]
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Structure:
-    """A grid with supports and a load.
+    """A grid with supports and loads, and where material is prescribed.
 
     Args:
         grid: the elements.
         fixed: numbers of the unknowns that are held at zero (see `Grid`), any order.
-        load: force on every unknown, ``(num_dofs,)``, in units of force; x to the right, y upwards.
+        load: force on every unknown, ``(num_dofs,)``, or one row per load case, ``(cases, num_dofs)``; units of force,
+            along x, y (and z).
         name: what messages and reports call it.
+        solid: elements that are material in every design, bool of the grid's shape; None: none.
+        void: elements that are empty in every design, likewise.
+        springs: stiffness of a spring to the ground at every unknown, ``(num_dofs,)``, force per length; None: none.
+        loaded_elsewhere: accept a zero ``load``, for structures that carry their own weight alone.
 
     Raises:
-        ValueError: for unknowns out of range, loads that are not finite or do not act on a free unknown, and supports
-            that leave a rigid motion free (named in the message).
+        ValueError: for unknowns out of range, loads that are not finite or do not act on a free unknown, masks of another
+            shape or that overlap, supports that leave a rigid motion free (named in the message), and islands of
+            material that are loaded or solid but not held.
 
     Example:
         >>> grid = Grid(nx=2, ny=1)
@@ -38,6 +45,10 @@ class Structure:
     fixed: np.ndarray
     load: np.ndarray
     name: str = "structure"
+    solid: np.ndarray | None = None
+    void: np.ndarray | None = None
+    springs: np.ndarray | None = None
+    loaded_elsewhere: bool = False
 
     def __post_init__(self) -> None:
         n = self.grid.num_dofs
@@ -50,43 +61,108 @@ class Structure:
             raise ValueError(
                 f"{owner}: expected `fixed` in [0, {n}), got {fixed[0]}..{fixed[-1]}. Number unknowns as Grid says."
             )
-        if load.shape != (n,):
+        if load.shape[-1:] != (n,) or load.ndim > 2 or not load.size:
             raise ValueError(
-                f"{owner}: expected `load` of shape ({n},), got {load.shape}. Give one force per unknown of the grid."
+                f"{owner}: expected `load` of shape ({n},), got {load.shape}. Give one force per unknown of the grid, or a "
+                "row of them per load case."
             )
         if not np.isfinite(load).all():
-            bad = int(np.flatnonzero(~np.isfinite(load))[0])
-            raise ValueError(f"{owner}: expected a finite `load`, got {load[bad]} on unknown {bad}. Correct the load.")
-        motions = free_motions(self.grid, fixed)
+            bad = int(np.argwhere(~np.isfinite(load))[0][-1])
+            value = load[~np.isfinite(load)][0]
+            raise ValueError(f"{owner}: expected a finite `load`, got {value} on unknown {bad}. Correct the load.")
+        self._check_masks(owner)
+        self._check_springs(owner)
+        motions = free_motions(self.grid, self.held)
         if motions:
             raise ValueError(
                 f"{owner}: expected supports that hold every rigid motion, got `fixed` that leaves free: "
                 f"{', '.join(motions)}. Hold unknowns in {'that direction' if len(motions) == 1 else 'those directions'}."
             )
-        if not np.any(load[self.free]):
+        self._check_loads(owner)
+
+    def _check_masks(self, owner: str) -> None:
+        for name in ("solid", "void"):
+            mask = getattr(self, name)
+            if mask is None:
+                continue
+            mask = np.asarray(mask)
+            if mask.shape != self.grid.shape or mask.dtype != bool:
+                raise ValueError(
+                    f"{owner}: expected `{name}` to be bool of shape {self.grid.shape}, got {mask.dtype} of shape "
+                    f"{mask.shape}. Mark each element of the grid True or False."
+                )
+            object.__setattr__(self, name, mask.copy() if mask.any() else None)
+        if self.solid is not None and self.void is not None and bool((self.solid & self.void).any()):
             raise ValueError(
-                f"{owner}: expected a `load` on at least one free unknown, got zero there. Load a node that is not held."
+                f"{owner}: expected `solid` and `void` apart, got {int((self.solid & self.void).sum())} elements in both. "
+                "Take them out of one."
             )
+        if not self.active.any():
+            raise ValueError(
+                f"{owner}: expected elements to design, got `solid` and `void` that take all of them. Leave some free."
+            )
+
+    def _check_springs(self, owner: str) -> None:
+        if self.springs is None:
+            return
+        springs = np.array(self.springs, dtype=np.float64)
+        if springs.shape != (self.grid.num_dofs,) or not (np.isfinite(springs) & (springs >= 0)).all():
+            raise ValueError(
+                f"{owner}: expected `springs` >= 0 of shape ({self.grid.num_dofs},), got shape {springs.shape} and a smallest "
+                f"entry of {springs.min() if springs.size else 'none'}. Give one stiffness per unknown."
+            )
+        object.__setattr__(self, "springs", springs)
+
+    def _check_loads(self, owner: str) -> None:
+        rows = np.atleast_2d(self.load)
+        idle = np.flatnonzero(~rows[:, self.free].any(axis=1))
+        if idle.size and not self.loaded_elsewhere:
+            case = f" in case {idle[0]}" if self.load.ndim == 2 else ""
+            raise ValueError(
+                f"{owner}: expected a `load` on at least one free unknown, got zero there{case}. "
+                "Load a node that is not held."
+            )
+        none = np.zeros(self.grid.shape, dtype=bool)
+        present = none if self.void is None else self.void
+        loose = loose_island(
+            self.grid, ~present, self.held, np.abs(rows).max(axis=0), none if self.solid is None else self.solid
+        )
+        if loose is None:
+            return
+        size, place, motions = loose
+        if not size:
+            raise ValueError(
+                f"{owner}: expected loads on material, got one at {describe_place(place)}, which touches `void` elements "
+                "only. Move the load, or the void."
+            )
+        raise ValueError(
+            f"{owner}: expected every loaded or solid island to be held, got one of {size} elements at "
+            f"{describe_place(place)} that `void` cuts off and that leaves free: {', '.join(motions)}. Hold it, or join it."
+        )
+
+    @property
+    def held(self) -> np.ndarray:
+        """Numbers of the unknowns that supports or springs hold, ascending."""
+        return self.fixed if self.springs is None else np.union1d(self.fixed, np.flatnonzero(self.springs))
 
     @property
     def free(self) -> np.ndarray:
-        """Numbers of the unknowns that are not held, ascending."""
+        """Numbers of the unknowns that are not fixed, ascending."""
         return np.setdiff1d(np.arange(self.grid.num_dofs), self.fixed, assume_unique=True)
 
+    @property
+    def num_cases(self) -> int | None:
+        """Number of load cases; None when ``load`` is a single one without a leading dimension."""
+        return None if self.load.ndim == 1 else len(self.load)
 
-def free_motions(grid: Grid, fixed: np.ndarray) -> list[str]:
-    """Names of the rigid motions that the held unknowns leave free.
-
-    Example:
-        >>> free_motions(Grid(nx=2, ny=1), np.array([0, 2]))
-        ['translation in y']
-    """
-    node, axis = np.divmod(fixed, 2)
-    x, y = grid.positions()[node].T
-    held = np.stack([axis == 0, axis == 1, np.where(axis == 0, -y, x)], axis=-1).astype(float)
-    names = [f"translation in {name}" for i, name in enumerate("xy") if not held[:, i].any()]
-    rank = int(np.linalg.matrix_rank(held)) if fixed.size else 0
-    return [*names, "rotation"] if 3 - rank > len(names) else names
+    @property
+    def active(self) -> np.ndarray:
+        """Elements whose density is designed, bool of the grid's shape."""
+        active = np.ones(self.grid.shape, dtype=bool)
+        for mask in (self.solid, self.void):
+            if mask is not None:
+                active &= ~mask
+        return active
 
 
 def mbb(grid: Grid) -> Structure:

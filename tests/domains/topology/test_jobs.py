@@ -103,7 +103,7 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
 
 
 def test_every_option_is_described_and_checked() -> None:
-    (kind,) = problems()
+    kind = problems()[0]
     assert kind.name == "topology.compliance" and kind.options is ComplianceOptions
     assert all(field.description for field in ComplianceOptions.model_fields.values())
     assert ComplianceOptions.model_validate(ComplianceOptions().model_dump(mode="json")) == ComplianceOptions()

@@ -1,0 +1,171 @@
+"""One run of the outer loop for any problem of this domain, and its result with certificate, history and picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from sciopt import optimize
+from sciopt.campaign.registry import JobContext, JobResult
+from sciopt.domains.topology.certificate import certify_design
+from sciopt.domains.topology.pictures import draw_density
+from sciopt.domains.topology.space import DesignSpace
+from sciopt.hypergradients.abstract import AbstractHypergradient
+from sciopt.inner.abstract import AbstractSolver
+from sciopt.outer import OptimizeResult, StepRecord
+from sciopt.outer.abstract import AbstractOuterStep
+from sciopt.outer.settled import Settled
+
+__all__ = ["DesignProblem", "DesignRun"]
+
+FEASIBLE = 1e-3  # volume excess at which a run may end, as a share of the domain
+
+
+class DesignProblem(Protocol):
+    """What a density problem offers to a run: its designs, its statement in the core's nouns, and a start."""
+
+    @property
+    def space(self) -> DesignSpace: ...
+
+    @property
+    def structure(self) -> Any: ...
+
+    @property
+    def bilevel(self) -> Any: ...  # a BilevelProblem, cached
+
+    def physical(self, density: Tensor, /) -> Tensor: ...
+
+    def volume(self, density: Tensor, /) -> Tensor: ...
+
+    def rest(self, density: Tensor, /) -> Any: ...
+
+    def start(self) -> Tensor: ...
+
+    def step(self, base: AbstractOuterStep, /) -> AbstractOuterStep: ...
+
+    def check(self, density: Tensor, /) -> None: ...
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DesignRun:
+    """How to run a problem and what to call its numbers.
+
+    Args:
+        problem: the problem.
+        solver: inner solver.
+        hypergradient: its derivative's method.
+        outer: outer step.
+        max_steps: largest number of design steps.
+        change_tolerance: end when no density moved by more than this in a step.
+        quantity: name of the objective, e.g. ``"compliance"``.
+        unit: its unit.
+        load: size of the load, which residuals are divided by.
+        title: start of the picture's title.
+        draw: writes the picture from ``(path, density, structure, title=...)``.
+    """
+
+    problem: DesignProblem
+    solver: AbstractSolver
+    hypergradient: AbstractHypergradient
+    outer: AbstractOuterStep
+    max_steps: int
+    change_tolerance: float
+    quantity: str
+    unit: str
+    title: str
+    load: float = 1.0
+    draw: Callable[..., None] = draw_density
+    warnings: list[str] = field(default_factory=list)
+
+    def optimize(self, context: JobContext) -> tuple[OptimizeResult, list[float]]:
+        """The outer loop; its result and the built volume after each step, as a share of the domain."""
+        problem = self.problem
+        start = problem.start()
+        problem.check(start)
+        elements = problem.space.domain_elements
+        # The design whose value was seen last is kept, so that objective and published numbers are the same thing.
+        outer = Settled(
+            base=problem.step(self.outer),
+            change_atol=self.change_tolerance,
+            feasibility_atol=FEASIBLE * elements,
+        )
+        volumes: list[float] = []
+
+        def report(record: StepRecord) -> None:
+            volumes.append(problem.space.volume_fraction + float(problem.volume(record.outer_params)) / elements)
+            context.report_progress(record.step, record.value, {"change": record.change, "volume": volumes[-1]})
+
+        result = optimize(
+            problem.bilevel,
+            start,
+            init=problem.rest(start),
+            outer=outer,
+            solver=self.solver,
+            hypergradient=self.hypergradient,
+            bounds=(0.0, 1.0),
+            inequality=lambda state, density: problem.volume(density),
+            max_steps=self.max_steps,
+            change_atol=self.change_tolerance,
+            feasibility_atol=FEASIBLE * elements,
+            callbacks=[report],
+        )
+        return result, volumes
+
+    def run(
+        self, context: JobContext, extra: Callable[[OptimizeResult], dict[str, float | int | str | bool]]
+    ) -> JobResult:
+        """Optimize, certify and describe; ``extra`` gives further metrics of the result."""
+        result, volumes = self.optimize(context)
+        problem, hg = self.problem, result.hypergradient
+        assert hg is not None
+        density = result.outer_params
+        with torch.no_grad():
+            built = problem.physical(density).numpy()
+        checked = certify_design(problem, density, hg.value, hg.grad, solver=self.solver, generator=context.generator)
+        history = result.history
+        title = f"{self.title}, {self.quantity} {result.value:.{2 if abs(result.value) >= 1 else 4}f}"
+        warnings = list(self.warnings)
+        if result.status.name != "CONVERGED":
+            warnings.insert(0, f"The design had not settled: {result.message}. Raise max_steps.")
+        return JobResult(
+            objective=result.value,
+            status=result.status.name,
+            metrics={
+                f"{self.quantity} [{self.unit}]": result.value,
+                "volume [1]": volumes[-1],
+                "grayness [1]": checked.grayness,
+                "steps": result.num_steps,
+                **extra(result),
+                "message": result.message,
+            },
+            history={
+                "step": [float(step) for step in history["step"]],
+                self.quantity: history["value"],
+                "volume": volumes,
+                "change": history["change"],
+            },
+            certificate={
+                "inner_residual": float(hg.inner_residual.max()) / self.load,
+                "adjoint_residual": float(hg.adjoint_residual.max()) / self.load,
+                "hypergradient_error": checked.hypergradient_error,
+                "hypergradient_bound": hg.error_bound / float(torch.linalg.vector_norm(hg.grad)),
+                "volume_error": checked.volume_error,
+                "kkt_residual": checked.kkt_residual,
+            },
+            arrays={"density": built, "design": density.numpy()},
+            figures={
+                "density": partial(_draw, draw=self.draw, density=built, structure=problem.structure, title=title)
+            },
+            warnings=warnings,
+        )
+
+
+def _draw(path: Path, *, draw: Callable[..., None], density: Any, structure: Any, title: str) -> None:
+    draw(path, density, structure, title=title)
