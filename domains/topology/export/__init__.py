@@ -2,11 +2,20 @@
 
 from sciopt.domains.topology.export.stl import read_stl, write_stl
 from sciopt.domains.topology.export.surface import Surface, isosurface, matching_level
+from sciopt.domains.topology.export.table import read_history, write_history
+from sciopt.domains.topology.export.vtk import write_vti, write_vtu
+from sciopt.domains.topology.export.vtk_read import ImageData, read_vti
 
 __all__ = [
+    "ImageData",
     "Surface",
     "isosurface",
     "matching_level",
+    "read_history",
     "read_stl",
+    "read_vti",
+    "write_history",
     "write_stl",
+    "write_vti",
+    "write_vtu",
 ]
