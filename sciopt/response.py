@@ -97,6 +97,9 @@ def respond(
     x0 = x0.clone()  # so that neither the value nor the graph shares memory with the caller's `init`
     leaves, spec = pytree.tree_flatten(outer_params)
     system = System(problem=problem, layout=layout, outer_spec=spec, num_outer=len(leaves))
+    if isinstance(method, Auto):  # before captures are looked for, which not every method needs
+        method, reason = method.choose(problem, x0.numel(), x0.element_size())
+        record.notes.append(reason)
     captured: tuple[torch.Tensor, ...] = ()
     if method.needs_captures:
         captured = captures_of(system, x0, leaves)
