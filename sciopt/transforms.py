@@ -62,10 +62,10 @@ def carries_derivative(tensor: Tensor) -> bool:
     while True:
         if tensor.requires_grad:
             return True
+        if _functorch.is_batchedtensor(tensor):  # asked first: torch cannot unpack a batched dual
+            return True
         dual = tensor.is_floating_point() and getattr(forward_ad, "_current_level") >= 0  # noqa: B009
         if dual and forward_ad.unpack_dual(tensor).tangent is not None:
-            return True
-        if _functorch.is_batchedtensor(tensor):
             return True
         if not is_wrapped(tensor):
             return False

@@ -196,3 +196,18 @@ def test_a_spent_budget_is_a_failure_unless_the_number_of_steps_was_asked_for(ma
             best_response(problem, phi, init=ZERO, solver=solver, hypergradient=make())
         asked = best_response(problem, phi, init=ZERO, solver=solver, hypergradient=make(num_steps=3))
         assert asked.status.name == "MAX_STEPS"
+
+
+@pytest.mark.parametrize("method", [Implicit(), Unrolled(), ForwardUnrolled(num_steps=1)], ids=str)
+def test_batched_captured_tensors_in_forward_mode(method):
+    solver = GradientDescent(step_size=0.5)
+
+    def settled(p: Tensor, scale: Tensor) -> Tensor:
+        problem = Minimize(lambda t, o: ((t - scale * o) ** 2).sum())
+        return best_response(problem, p, init=ZERO, solver=solver, hypergradient=method).value
+
+    rows = torch.stack([PHI, PHI + 1])
+    inside = vmap(lambda scale: jvp(lambda p: settled(p, scale), (PHI,), (PHI,))[1])(rows)
+    outside = jvp(lambda p: vmap(lambda scale: settled(p, scale))(rows), (PHI,), (PHI,))[1]
+    torch.testing.assert_close(inside, rows * PHI)
+    torch.testing.assert_close(outside, rows * PHI)
