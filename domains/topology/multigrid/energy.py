@@ -140,6 +140,49 @@ class Energies(torch.autograd.Function):
         return Energies.apply(placement, left, right), 0
 
 
+class Strain(torch.autograd.Function):
+    """``1/2 u^T K(moduli) u``, ``(*batch,)``; arguments as for `Force`."""
+
+    @staticmethod
+    def forward(placement: Placement, moduli: Tensor, u: Tensor) -> Tensor:
+        operator = placement.operator(moduli.reshape(-1, moduli.shape[-1]))
+        field = placement.field(u)
+        force = operator.add(torch.zeros_like(field), field)
+        return 0.5 * torch.linalg.vecdot(field.flatten(1), force.flatten(1)).view(u.shape[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.placement = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        moduli, u = ctx.saved_tensors
+        by_moduli = by_u = None
+        if ctx.needs_input_grad[1]:
+            energies = grad.unsqueeze(-1) * Energies.apply(ctx.placement, u, u)
+            by_moduli = 0.5 * energies.sum_to_size(moduli.shape)
+        if ctx.needs_input_grad[2]:
+            by_u = grad.unsqueeze(-1) * Force.apply(ctx.placement, moduli, u)
+        return None, by_moduli, by_u
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, moduli_dot: Tensor | None, u_dot: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        moduli, u = ctx.saved_tensors
+        parts = []
+        if moduli_dot is not None:
+            parts.append(0.5 * (moduli_dot * Energies.apply(ctx.placement, u, u)).sum(-1))
+        if u_dot is not None:
+            parts.append((u_dot * Force.apply(ctx.placement, moduli, u)).sum(-1))
+        return sum(parts[1:], parts[0])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], placement: Placement, moduli: Tensor, u: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        moduli, u = lanes(info.batch_size, (moduli, in_dims[1]), (u, in_dims[2]))
+        return Strain.apply(placement, moduli, u), 0
+
+
 def lanes(size: int, *pairs: tuple[Tensor, int | None]) -> list[Tensor]:
     """Tensors with the mapped dimension in front and the same batch behind it."""
     moved = [t.unsqueeze(0) if dim is None else t.movedim(dim, 0) for t, dim in pairs]
@@ -194,7 +237,7 @@ class LatticeEnergy:
     def strain_energy(self, displacements: Tensor, density: Tensor) -> Tensor:
         """``1/2 u^T K u``, shape ``(*batch,)``."""
         moduli = self.placement.lattice.elements(self.modulus(density))
-        return 0.5 * (displacements * Force.apply(self.placement, moduli, displacements)).sum(-1)
+        return Strain.apply(self.placement, moduli, displacements)
 
     def work(self, displacements: Tensor) -> Tensor:
         """``f^T u``, the work of the load, shape ``(*batch,)``; at equilibrium the compliance."""

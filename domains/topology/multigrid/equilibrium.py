@@ -15,7 +15,7 @@ from sciopt.domains.topology.energy import ElasticEnergy
 from sciopt.domains.topology.multigrid.energy import LatticeEnergy, Placement
 from sciopt.domains.topology.multigrid.hierarchy import Hierarchy, VCycle
 from sciopt.domains.topology.multigrid.lattice import Lattice
-from sciopt.domains.topology.multigrid.pcg import Outcome, solve_fields
+from sciopt.domains.topology.multigrid.pcg import Outcome, dot, solve_fields
 from sciopt.inner.abstract import AbstractSolver
 from sciopt.linsolve.abstract import AbstractLinearSolver
 from sciopt.linsolve.operator import LinearOperator
@@ -96,7 +96,8 @@ class HierarchyCache:
         else:
             guess = best_multiple(load, solved)
         out = solve_fields(operator, hierarchy, load, guess, rtol=rtol, atol=atol, max_steps=max_steps)
-        solved[:] = [(load, out.value)]
+        solved[:] = [(dot(load, out.value), out.value)]
+        del load
         return Outcome(
             value=place.flat(out.value, batch),
             residual_norm=out.residual_norm.view(batch),
@@ -105,7 +106,7 @@ class HierarchyCache:
         )
 
     def hierarchy(self, moduli: Tensor) -> tuple[Hierarchy, list[tuple[Tensor, Tensor]]]:
-        """The hierarchy for moduli ``(rows, num_elements)``, and the last right-hand side solved with it."""
+        """The hierarchy for moduli ``(rows, num_elements)``, and the last solution with its work."""
         for i, (key, hierarchy, solved) in enumerate(self._kept):
             if key.shape == moduli.shape and key.device == moduli.device and torch.equal(key, moduli):
                 self._kept.append(self._kept.pop(i))
@@ -121,12 +122,11 @@ class HierarchyCache:
 
 def best_multiple(load: Tensor, solved: list[tuple[Tensor, Tensor]]) -> Tensor | None:
     """The multiple of an earlier solution that is nearest in energy to the one wanted."""
-    if not solved or solved[0][0].shape != load.shape:
+    if not solved or solved[0][1].shape != load.shape:
         return None
-    force, value = (t.flatten(1) for t in solved[0])
-    work = torch.linalg.vecdot(force, value)
-    factor = torch.where(work > 0, torch.linalg.vecdot(load.flatten(1), value) / work, 0.0)
-    return solved[0][1] * factor[:, None, None]
+    work, value = solved[0]
+    factor = torch.where(work > 0, dot(load, value) / work, 0.0)
+    return value * factor[:, None, None]
 
 
 def grid_placement(energy: ElasticEnergy) -> Placement:

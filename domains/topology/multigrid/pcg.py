@@ -45,6 +45,7 @@ def solve_fields(
 ) -> Outcome:
     """Solve ``K u = f`` for fields ``(batch, d, num_nodes)``, each to ``|f - K u| <= atol + rtol |f|``.
 
+    Both ``rhs`` and ``start`` are zero where displacements are held; the memory of ``start`` is used for the result.
     The polynomial of the cycle is fixed but its rounding is not: directions are made conjugate by the flexible
     (Polak-Ribiere) formula, which needs no further vector. Rows that have ended move no more; the host looks once per
     step. At the end the residual is computed anew, and the recurrence restarted if it had drifted.
@@ -52,29 +53,23 @@ def solve_fields(
     References:
         Notay. "Flexible conjugate gradients". 2000.
     """
-    rhs = operator.clear(rhs.clone())
-    x = torch.zeros_like(rhs) if start is None else operator.clear(start.clone())
+    x = torch.zeros_like(rhs) if start is None else start
     limit = atol + rtol * torch.linalg.vector_norm(rhs.flatten(1), dim=1)
     steps = torch.zeros(rhs.shape[0], dtype=torch.int64, device=rhs.device)
-    best = torch.full_like(limit, torch.inf)
+    norm = best = torch.full_like(limit, torch.inf)
     improving = torch.ones_like(limit, dtype=torch.bool)
     budget = max_steps
-    residual = rhs
-    for k in range(ROUNDS):
+    for k in range(ROUNDS + 1):
+        residual = rhs.clone()
         if start is not None or k:
-            residual = operator.clear(operator.add(rhs.clone(), x, -1.0))
+            operator.clear(operator.add(residual, x, -1.0))
         norm = torch.linalg.vector_norm(residual.flatten(1), dim=1)
         improving &= norm < 0.5 * best
         best = torch.minimum(best, norm)
         active = (norm > limit) & torch.isfinite(norm) & improving
-        if budget <= 0 or not bool(active.any()):
+        if k == ROUNDS or budget <= 0 or not bool(active.any()):
             break
-        budget -= run(
-            operator, hierarchy, x, residual.clone() if residual is rhs else residual, active, limit, steps, budget
-        )
-    else:
-        residual = operator.clear(operator.add(rhs.clone(), x, -1.0))
-        norm = torch.linalg.vector_norm(residual.flatten(1), dim=1)
+        budget -= run(operator, hierarchy, x, residual, active, limit, steps, budget)
     code = torch.where(steps < max_steps, int(Status.STAGNATED), int(Status.MAX_STEPS))
     code = torch.where(norm <= limit, int(Status.CONVERGED), code)
     code = torch.where(torch.isfinite(norm), code, int(Status.NONFINITE))

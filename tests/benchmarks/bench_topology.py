@@ -1,0 +1,250 @@
+"""Elastic equilibrium by multigrid: time, memory and robustness of one design iteration, and the direct solvers."""
+
+from __future__ import annotations
+
+import functools
+import math
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciopt import Minimize, best_response
+from sciopt.domains.topology import SIMP, DirectAdjoint, DirectEquilibrium, ElasticEnergy, FactorCache, Grid, cantilever
+from sciopt.domains.topology.multigrid import (
+    Box,
+    Hierarchy,
+    HierarchyCache,
+    Lattice,
+    LatticeEnergy,
+    MultigridAdjoint,
+    MultigridEquilibrium,
+    StiffnessOperator,
+    VCycle,
+    box_cantilever,
+    element_stiffness,
+    solve_fields,
+)
+from sciopt.hypergradients import Implicit
+from tests.benchmarks.table import Measured, bar, peer
+
+RTOL = 1e-5  # of the residual, as usual in topology optimization
+MILLION = (100, 100, 100)
+THREADS = 2
+
+
+@contextmanager
+def threads() -> Iterator[int]:
+    """Two threads; one where other work keeps the cores busy, as torch's threads wait for each other at every step."""
+    before = torch.get_num_threads()
+    number = THREADS if os.getloadavg()[0] < 1 else 1
+    torch.set_num_threads(number)
+    try:
+        yield number
+    finally:
+        torch.set_num_threads(before)
+
+
+def clock() -> float:
+    """Wall time; for one thread its CPU time, which is the wall time of a core of its own."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def gyroid(shape: tuple[int, ...], periods: float = 2.5) -> Tensor:
+    """Densities of a smooth, connected network of struts, as they appear in the middle of an optimization."""
+    longest = max(shape)
+    axes = [(torch.arange(n, dtype=torch.float64) + 0.5) * (2 * math.pi * periods / longest) for n in shape]
+    if len(shape) == 2:
+        y, x = torch.meshgrid(*axes, indexing="ij")
+        level = 0.5 - (torch.sin(x) * torch.sin(y)).abs()
+    else:
+        z, y, x = torch.meshgrid(*axes, indexing="ij")
+        level = 0.6 - (torch.sin(x) * torch.cos(y) + torch.sin(y) * torch.cos(z) + torch.sin(z) * torch.cos(x)).abs()
+    return torch.sigmoid(level * (longest / (2 * math.pi * periods)))  # the edge is a few elements wide
+
+
+def iteration(energy: Any, density: Tensor, solver: Any, adjoint: Any) -> tuple[float, int]:
+    """Seconds and inner steps of one design iteration: equilibrium from rest, compliance and its gradient."""
+    begin = clock()
+    x = density.clone().requires_grad_()
+    init = torch.zeros(energy.size, dtype=torch.float64)
+    solution = best_response(Minimize(energy), x, init=init, solver=solver, hypergradient=Implicit(adjoint))
+    energy.work(solution.value).backward()
+    return clock() - begin, int(solution.num_steps)
+
+
+def by_multigrid(energy: ElasticEnergy | LatticeEnergy, density: Tensor) -> tuple[float, int]:
+    cache = HierarchyCache(energy)
+    return iteration(
+        energy, density, MultigridEquilibrium(cache=cache, rtol=RTOL), MultigridAdjoint(cache=cache, rtol=RTOL)
+    )
+
+
+def box_energy(shape: tuple[int, ...]) -> LatticeEnergy:
+    nz, ny, nx = shape
+    return LatticeEnergy(structure=box_cantilever(Box(nx=nx, ny=ny, nz=nz)), modulus=SIMP())
+
+
+def alone(shape: tuple[int, ...], pipe: Any) -> None:
+    """A design iteration in a process of its own, for its peak memory."""
+    with threads() as number:
+        energy, density = box_energy(shape), gyroid(shape)
+        begin = time.perf_counter()
+        seconds, steps = by_multigrid(energy, density)
+        wall = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    pipe.send((seconds, steps, peak, number, wall))
+
+
+@functools.cache
+def in_its_own_process(shape: tuple[int, ...]) -> tuple[float, int, int, int, float]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=alone, args=(shape, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    finally:
+        process.join()
+
+
+@bar("topology, a million cubes: seconds per design iteration on two cores", tier="bench", bar="<= 40 s")
+def million_time() -> Measured:
+    seconds, steps, _, number, wall = in_its_own_process(MILLION)
+    note = f"set-up, {steps} steps to {RTOL:.0e}, gradient; {number} thread(s), wall {wall:.1f} s; stretch 20 s"
+    return Measured(seconds, note)
+
+
+@bar("topology, a million cubes: peak resident memory of the process", tier="bench", bar="<= 1.8 GB")
+def million_memory() -> Measured:
+    peak = in_its_own_process(MILLION)[2]
+    return Measured(peak / 1e9, "whole process, libraries included; stretch 1.0 GB")
+
+
+@bar("topology: time per element, a million cubes / 32,000", tier="bench", bar="<= 1.5x")
+def flat_cost() -> Measured:
+    small = (32, 32, 32)
+    seconds, steps, *_ = in_its_own_process(MILLION)
+    with threads():
+        times = [by_multigrid(box_energy(small), gyroid(small)) for _ in range(4)][1:]
+    few = float(np.median([t for t, _ in times]))
+    ratio = (seconds / math.prod(MILLION)) / (few / math.prod(small))
+    return Measured(ratio, f"{few:.2f} s in {times[0][1]} steps against {seconds:.1f} s in {steps} steps")
+
+
+@functools.cache
+def contrast_steps(seed: int, dtype: torch.dtype) -> int:
+    lattice = Lattice((16, 16, 32))
+    solid = torch.rand(1, *lattice.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    solid[..., -1] = True  # the loaded face
+    face = torch.arange(lattice.num_nodes).view(lattice.node_shape)[..., 0].reshape(-1)
+    fine = StiffnessOperator(
+        lattice=lattice,
+        element=element_stiffness(3),
+        moduli=lattice.elements(torch.where(solid, 1.0, 1e-9).double()),
+        held=torch.cat([face + c * lattice.num_nodes for c in range(3)]),
+    )
+    rhs = torch.zeros(1, 3, *lattice.node_shape, dtype=torch.float64)
+    rhs[0, 2, 8, :, -1] = -1.0
+    hierarchy = Hierarchy.build(fine, VCycle(dtype=dtype))
+    out = solve_fields(fine, hierarchy, rhs.flatten(2), None, rtol=1e-8, atol=0.0, max_steps=1000)
+    return int(out.num_steps) if bool(out.status_code == 0) else 10_000
+
+
+@bar("topology, contrast 1e9, random 0/1 densities, 32x16x16: most steps to 1e-8", tier="validate", bar="<= 150")
+def contrast() -> Measured:
+    steps = [contrast_steps(seed, torch.float32) for seed in range(5)]
+    return Measured(max(steps), f"float32 cycle, five draws: {steps}")
+
+
+@bar("topology, contrast 1e9: steps of the float32 cycle / float64 cycle", tier="validate", bar="<= 1.1x")
+def contrast_float32() -> Measured:
+    pairs = [(contrast_steps(seed, torch.float32), contrast_steps(seed, torch.float64)) for seed in range(5)]
+    return Measured(max(a / b for a, b in pairs), f"five draws: {pairs}")
+
+
+@bar("topology, 576x192: SciPy direct / multigrid, per design iteration", tier="bench", bar=">= 8x")
+def direct_plane() -> Measured:
+    energy = ElasticEnergy(structure=cantilever(Grid(nx=576, ny=192)), modulus=SIMP())
+    density = gyroid((192, 576))
+    with threads():
+        ours = [by_multigrid(energy, density) for _ in range(4)][1:]
+        factors = FactorCache(energy)
+        theirs, _ = iteration(energy, density, DirectEquilibrium(cache=factors), DirectAdjoint(cache=factors))
+    mine = float(np.median([t for t, _ in ours]))
+    return Measured(theirs / mine, f"{theirs:.2f} s against {mine:.2f} s in {ours[0][1]} steps")
+
+
+def sparse_matrix(energy: LatticeEnergy, density: Tensor) -> Any:
+    """The stiffness over the free displacements in SciPy's form, numbered node by node."""
+    from scipy.sparse import csr_matrix
+
+    box = energy.structure.box
+    k, j, i = (part.reshape(-1) for part in np.indices(box.shape))
+    corners = [box.node(i + dx, j + dy, k + dz) for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)]
+    dofs = (3 * np.stack(corners, -1)[:, :, None] + np.arange(3)).reshape(-1, 24)
+    moduli = energy.modulus(density).reshape(-1, 1).numpy()
+    values = (moduli * energy.placement.element.numpy().reshape(1, -1)).reshape(-1)
+    place = np.repeat(dofs, 24, axis=1).reshape(-1), np.tile(dofs, (1, 24)).reshape(-1)
+    matrix = csr_matrix((values, place), shape=(3 * box.num_nodes,) * 2)
+    axis, node = np.divmod(energy.structure.free, box.num_nodes)
+    free = np.sort(3 * node + axis)
+    return matrix[free][:, free], free
+
+
+def against_sparse(shape: tuple[int, ...], solve: Any) -> Measured:
+    """Seconds of a solve of the assembled matrix (assembly not counted) over seconds of a whole design iteration."""
+    energy, density = box_energy(shape), gyroid(shape)
+    matrix, free = sparse_matrix(energy, density)
+    load = energy.structure.load.reshape(3, -1).T.reshape(-1)[free]
+    with threads():
+        ours = [by_multigrid(energy, density) for _ in range(3)][1:]
+        begin = clock()
+        found = solve(matrix, load, free)
+        theirs = clock() - begin
+    mine = float(np.median([t for t, _ in ours]))
+    residual = np.linalg.norm(matrix @ found - load) / np.linalg.norm(load)
+    return Measured(theirs / mine, f"{theirs:.2f} s (residual {residual:.0e}) against {mine:.2f} s, {ours[0][1]} steps")
+
+
+@bar("topology, 32x16x16: SciPy direct / multigrid", tier="bench", bar=">= 8x")
+def direct_box() -> Measured:
+    from scipy.sparse.linalg import splu
+
+    options = {"SymmetricMode": True}
+
+    def solve(matrix: Any, load: np.ndarray, free: np.ndarray) -> np.ndarray:
+        factors = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+        return factors.solve(load)
+
+    return against_sparse((16, 16, 32), solve)
+
+
+@bar("topology, 64x32x32: PARDISO / multigrid", tier="bench", bar=">= 8x")
+def pardiso_box() -> Measured:
+    pypardiso = peer("pypardiso")
+    return against_sparse((32, 32, 64), lambda matrix, load, free: pypardiso.spsolve(matrix, load))
+
+
+@bar("topology, 64x32x32: pyamg / multigrid", tier="bench", bar=">= 3x")
+def pyamg_box() -> Measured:
+    pyamg = peer("pyamg")
+
+    def solve(matrix: Any, load: np.ndarray, free: np.ndarray) -> np.ndarray:
+        node, axis = np.divmod(free, 3)
+        x, y, z = Box(nx=64, ny=32, nz=32).positions(node).T
+        zero = np.zeros_like(x)
+        turns = [np.choose(axis, turn) for turn in ((zero, -z, y), (z, zero, -x), (-y, x, zero))]
+        modes = np.stack([*((axis == c).astype(float) for c in range(3)), *turns], axis=-1)
+        solver = pyamg.smoothed_aggregation_solver(matrix.tobsr((3, 3)), B=modes, strength="symmetric")
+        return solver.solve(load, tol=RTOL, accel="cg", maxiter=500)
+
+    return against_sparse((32, 32, 64), solve)
