@@ -1,0 +1,45 @@
+"""Large deformations: hyperelastic energies, loads that follow the surface, and soft bodies in motion."""
+
+from sciopt.domains.topology.nonlinear.balance import AbstractBalance
+from sciopt.domains.topology.nonlinear.body import Body, block, body_of
+from sciopt.domains.topology.nonlinear.dynamics import IncrementalPotential, SoftBody
+from sciopt.domains.topology.nonlinear.energy import Fibre, HyperelasticEnergy
+from sciopt.domains.topology.nonlinear.factor import SparseAdjoint
+from sciopt.domains.topology.nonlinear.follower import (
+    AbstractSurfaceLoad,
+    FollowerBalance,
+    NormalForce,
+    Pressure,
+)
+from sciopt.domains.topology.nonlinear.materials import (
+    AbstractMaterial,
+    LinearElastic,
+    LowDensityBlend,
+    NeoHookean,
+    SaintVenantKirchhoff,
+    differentiated,
+)
+from sciopt.domains.topology.nonlinear.stepping import LoadStepping
+
+__all__ = [
+    "AbstractBalance",
+    "AbstractMaterial",
+    "AbstractSurfaceLoad",
+    "Body",
+    "Fibre",
+    "FollowerBalance",
+    "HyperelasticEnergy",
+    "IncrementalPotential",
+    "LinearElastic",
+    "LoadStepping",
+    "LowDensityBlend",
+    "NeoHookean",
+    "NormalForce",
+    "Pressure",
+    "SaintVenantKirchhoff",
+    "SoftBody",
+    "SparseAdjoint",
+    "block",
+    "body_of",
+    "differentiated",
+]

@@ -1,0 +1,123 @@
+"""The potential energy of a body of any material: what the inner problem minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from sciopt.domains.topology.nonlinear.balance import AbstractBalance
+from sciopt.domains.topology.nonlinear.body import Body
+from sciopt.domains.topology.nonlinear.materials import AbstractMaterial, blended, blended_moduli
+
+__all__ = ["Fibre", "HyperelasticEnergy"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fibre:
+    """Muscles that pull along a direction at rest: energy ``tension/2 (|F d|^2 - 1)`` per volume.
+
+    Args:
+        direction: unit vectors d ``(dim,)`` or ``(num_elements, dim)``, float64.
+        tension: the design to the tension of each element ``(*batch, num_elements)`` (or ``(*batch, 1)``), force per area.
+
+    Example:
+        >>> muscle = Fibre(direction=torch.tensor([1.0, 0.0]), tension=lambda design: design["tension"])
+        >>> muscle.stretch(torch.zeros(1, 1, 2, 2)).item()
+        0.0
+    """
+
+    direction: Tensor
+    tension: Callable[[Any], Tensor]
+
+    def stretch(self, gradient: Tensor) -> Tensor:
+        """``(|F d|^2 - 1) / 2`` at displacement gradients ``(*batch, num_elements, points, dim, dim)``."""
+        d = self.direction.to(gradient)
+        d = d if d.ndim == 1 else d[:, None]
+        moved = (gradient @ d.unsqueeze(-1)).squeeze(-1)
+        return (moved * d).sum(-1) + 0.5 * moved.square().sum(-1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HyperelasticEnergy(AbstractBalance):
+    """``sum over points of w E W(H) - f^T u`` over the free displacements u: the inner loss of `sciopt.Minimize`.
+
+    Cost: one gather, one small matrix product per quadrature point, and the material. Derivatives are autograd's; only the
+    solvers that assemble ask for `tangents`, from the material's moduli.
+
+    Args:
+        body: nodes, cells, supports, dead load.
+        material: energy density of unit Young's modulus.
+        modulus: the design to Young's modulus of each element, ``(*batch, num_elements)`` or broadcastable to it.
+        blend: the design to gamma of each element (see `LowDensityBlend`), for designs with void; None: 1 everywhere.
+        fibre: muscles; None: none.
+
+    Example:
+        >>> from sciopt.domains.topology import Grid, SIMP, cantilever
+        >>> from sciopt.domains.topology.nonlinear import NeoHookean, body_of
+        >>> simp = SIMP()
+        >>> energy = HyperelasticEnergy(body=body_of(cantilever(Grid(nx=4, ny=2))), material=NeoHookean(),
+        ...                             modulus=lambda density: simp(density).flatten(-2))
+        >>> energy(torch.zeros(energy.size), torch.ones(2, 4)).item()
+        0.0
+    """
+
+    body: Body
+    material: AbstractMaterial
+    modulus: Callable[[Any], Tensor]
+    blend: Callable[[Any], Tensor] | None = None
+    fibre: Fibre | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of free displacements."""
+        return self.body.size
+
+    @property
+    def stacks(self) -> tuple[Tensor, ...]:
+        return (self.body.gather,)
+
+    def gradient(self, displacements: Tensor) -> Tensor:
+        """Displacement gradients H ``(*batch, num_elements, points, dim, dim)``."""
+        local = self.body.local(displacements, self.body.gather)
+        return torch.einsum("...eci,egcj->...egij", local, self.body.gradients.to(local))
+
+    def gamma(self, design: Any) -> Tensor | None:
+        """gamma at the quadrature points, broadcastable to ``(*batch, num_elements, points)``."""
+        return None if self.blend is None else self.blend(design).unsqueeze(-1)
+
+    def strain_energy(self, displacements: Tensor, design: Any) -> Tensor:
+        """Energy stored in the material and its muscles, ``(*batch,)``."""
+        gradient = self.gradient(displacements)
+        density = self.modulus(design).unsqueeze(-1) * blended(self.material, gradient, self.gamma(design))
+        if self.fibre is not None:
+            density = density + self.fibre.tension(design).unsqueeze(-1) * self.fibre.stretch(gradient)
+        return (self.body.weights.to(density) * density).sum((-2, -1))
+
+    def work(self, displacements: Tensor) -> Tensor:
+        """``f^T u``, work of the dead load, ``(*batch,)``."""
+        return (displacements * self.body.force.to(displacements)).sum(-1)
+
+    def __call__(self, displacements: Tensor, design: Any) -> Tensor:
+        """Potential energy ``(*batch,)`` of free displacements ``(*batch, n)``."""
+        return self.strain_energy(displacements, design) - self.work(displacements)
+
+    def tangents(self, displacements: Tensor, outer_params: Any) -> tuple[Tensor, ...]:
+        gradient = self.gradient(displacements)
+        dim = gradient.shape[-1]
+        moduli = blended_moduli(self.material, gradient, self.gamma(outer_params))
+        moduli = moduli * self.modulus(outer_params)[..., None, None, None, None, None]
+        if self.fibre is not None:
+            d = self.fibre.direction.to(gradient).expand(self.body.num_elements, dim)
+            along = torch.einsum("ej,el,ik->eijkl", d, d, torch.eye(dim, dtype=d.dtype, device=d.device))
+            tension = self.fibre.tension(outer_params)[..., None, None, None, None]
+            moduli = moduli + (tension * along).unsqueeze(-5)
+        slope = self.body.gradients.to(gradient)
+        weighted = self.body.weights.to(gradient)[..., None, None] * slope
+        blocks = torch.einsum("egcj,...egijkl,egdl->...ecidk", weighted, moduli, slope)
+        return (blocks.flatten(-2).flatten(-3, -2),)
