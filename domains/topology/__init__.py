@@ -6,13 +6,17 @@ from sciopt.domains.topology.elements import h8_stiffness, plane_stress, q4_stif
 from sciopt.domains.topology.energy import ElasticEnergy
 from sciopt.domains.topology.filters import DensityFilter, SensitivityFilter, cone_sum
 from sciopt.domains.topology.grid import Grid
+from sciopt.domains.topology.heat import ConductionEnergy, Conductor, HeatProblem, heat_sink
 from sciopt.domains.topology.material import RAMP, SIMP
+from sciopt.domains.topology.mechanisms import MECHANISMS, Mechanism, gripper, inverter
+from sciopt.domains.topology.objectives import DisplacementTarget, ElasticProblem, OutputDisplacement, StressNorm
 from sciopt.domains.topology.presets import STRUCTURES, bridge_3d, cantilever_3d, l_bracket, michell, tower
 from sciopt.domains.topology.problem import ComplianceProblem
 from sciopt.domains.topology.space import DesignSpace
 from sciopt.domains.topology.structure import PRESETS, Structure, bridge, cantilever, mbb
 
 __all__ = [
+    "MECHANISMS",
     "PRESETS",
     "RAMP",
     "SIMP",
@@ -20,21 +24,32 @@ __all__ = [
     "Box",
     "Builder",
     "ComplianceProblem",
+    "ConductionEnergy",
+    "Conductor",
     "DensityFilter",
     "DesignSpace",
     "DirectAdjoint",
     "DirectEquilibrium",
+    "DisplacementTarget",
     "ElasticEnergy",
+    "ElasticProblem",
     "FactorCache",
     "Grid",
+    "HeatProblem",
+    "Mechanism",
+    "OutputDisplacement",
     "SensitivityFilter",
+    "StressNorm",
     "Structure",
     "bridge",
     "bridge_3d",
     "cantilever",
     "cantilever_3d",
     "cone_sum",
+    "gripper",
     "h8_stiffness",
+    "heat_sink",
+    "inverter",
     "l_bracket",
     "mbb",
     "michell",

@@ -12,6 +12,7 @@ from sciopt.domains.topology.design import DesignRun
 from sciopt.domains.topology.direct import DirectAdjoint, DirectEquilibrium, FactorCache
 from sciopt.domains.topology.filters import DensityFilter, SensitivityFilter
 from sciopt.domains.topology.grid import Grid
+from sciopt.domains.topology.linear_jobs import further_problems
 from sciopt.domains.topology.material import RAMP, SIMP
 from sciopt.domains.topology.presets import STRUCTURES
 from sciopt.domains.topology.problem import ComplianceProblem
@@ -37,8 +38,8 @@ class ComplianceOptions(BaseModel):
     preset: Literal["mbb", "cantilever", "bridge", "michell", "l_bracket", "cantilever_3d", "bridge_3d", "tower"] = (
         Field(
             default="mbb",
-            description="structure: half MBB beam, end-loaded cantilever, bridge with a loaded deck, Michell's arch, L-bracket; "
-            "in three dimensions (give nz) cantilever, bridge with a solid deck, tower under weight and wind",
+            description="structure: half MBB beam, end-loaded cantilever, bridge with a loaded deck, Michell's arch, "
+            "L-bracket; in three dimensions (give nz) cantilever, bridge with a solid deck, tower under weight and wind",
         )
     )
     nx: int = Field(default=60, ge=1, le=2000, description="elements from left to right [elements]")
@@ -134,5 +135,6 @@ def problems() -> list[ProblemKind]:
             options=ComplianceOptions,
             run=run_compliance,
             version="1",
-        )
+        ),
+        *further_problems(),
     ]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sciopt.domains.topology.heat import Conductor
 from sciopt.domains.topology.structure import Structure
 
-__all__ = ["draw_density"]
+__all__ = ["draw_conductor", "draw_density"]
 
 
 def draw_density(path: Path, density: np.ndarray, structure: Structure, *, title: str = "") -> None:
@@ -62,6 +63,42 @@ def draw_density(path: Path, density: np.ndarray, structure: Structure, *, title
     axes.set_xlim(-0.02 * length_x - 1, 1.02 * length_x + 1)
     axes.set_ylim(-0.25 * margin, height + margin)
     axes.set_aspect("equal")
+    axes.set_axis_off()
+    if title:
+        axes.set_title(title, fontsize=10)
+    figure.savefig(path, dpi=130)
+
+
+def draw_conductor(path: Path, density: np.ndarray, structure: Conductor, *, title: str = "") -> None:
+    """Write a picture of a conductor's density, its sinks in blue; of three dimensions the mean along y.
+
+    Args:
+        path: file to write.
+        density: physical densities of the grid's shape in [0, 1].
+        structure: for the sinks.
+        title: line above the picture.
+
+    Example:
+        >>> import tempfile
+        >>> from sciopt.domains.topology import Grid, heat_sink
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "density.png"
+        ...     draw_conductor(file, np.ones((4, 4)), heat_sink(Grid(nx=4, ny=4)))
+        ...     file.read_bytes()[1:4]
+        b'PNG'
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    grid = structure.grid
+    length_x, height = grid.sides[0], grid.sides[-1]
+    view = density if grid.ndim == 2 else density.mean(axis=1)[::-1]
+    figure = Figure(figsize=(6.0, max(1.5, 6.0 * height / length_x + 0.5)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(view, cmap="gray_r", vmin=0, vmax=1, extent=(0, length_x, 0, height), interpolation="nearest")
+    x, y = grid.positions()[structure.sinks][:, [0, grid.ndim - 1]].T
+    axes.scatter(x, y, marker="s", s=20, color="tab:blue", clip_on=False, zorder=3)
     axes.set_axis_off()
     if title:
         axes.set_title(title, fontsize=10)

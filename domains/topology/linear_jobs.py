@@ -1,0 +1,201 @@
+"""Mechanisms, heat sinks and low stresses as jobs for campaigns and the command line."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from sciopt.campaign.registry import JobContext, JobResult, ProblemKind
+from sciopt.domains.topology.design import DesignRun
+from sciopt.domains.topology.direct import DirectAdjoint, DirectEquilibrium, FactorCache
+from sciopt.domains.topology.filters import DensityFilter
+from sciopt.domains.topology.grid import Grid
+from sciopt.domains.topology.heat import HeatProblem, heat_sink
+from sciopt.domains.topology.material import SIMP
+from sciopt.domains.topology.mechanisms import MECHANISMS
+from sciopt.domains.topology.objectives import ElasticProblem, StressNorm
+from sciopt.domains.topology.pictures import draw_conductor, draw_density
+from sciopt.domains.topology.presets import l_bracket
+from sciopt.domains.topology.problem import ComplianceProblem
+from sciopt.hypergradients import Implicit
+from sciopt.outer import MMA, OptimizeResult
+
+__all__ = ["DesignOptions", "HeatOptions", "MechanismOptions", "StressOptions", "further_problems"]
+
+
+class DesignOptions(BaseModel):
+    """What all density problems share.
+
+    Example:
+        >>> DesignOptions(nx=10, ny=5).filter_radius
+        1.5
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    nx: int = Field(default=60, ge=2, le=2000, description="elements from left to right [elements]")
+    ny: int = Field(default=30, ge=2, le=2000, description="elements from bottom to top [elements]")
+    volume_fraction: float = Field(default=0.3, gt=0, lt=1, description="share of the domain that may be filled [1]")
+    penalty: float = Field(default=3.0, ge=1, le=10, description="exponent of the SIMP interpolation [1]")
+    filter_radius: float = Field(default=1.5, ge=1, le=100, description="radius of the density filter [element sides]")
+    move: float = Field(default=0.2, gt=0, le=1, description="largest change of a density in one step of MMA [1]")
+    max_steps: int = Field(default=300, ge=1, le=100_000, description="largest number of design steps")
+    change_tolerance: float = Field(
+        default=0.01, gt=0, lt=1, description="end when no density moved by more than this in a step [1]"
+    )
+
+
+class MechanismOptions(DesignOptions):
+    """Options of ``topology.mechanism``.
+
+    Example:
+        >>> MechanismOptions().preset
+        'inverter'
+    """
+
+    preset: Literal["inverter", "gripper"] = Field(
+        default="inverter", description="mechanism: half a force inverter, or half a gripper"
+    )
+
+
+class HeatOptions(DesignOptions):
+    """Options of ``topology.heat``.
+
+    Example:
+        >>> HeatOptions().nz is None
+        True
+    """
+
+    nz: int | None = Field(default=None, ge=2, le=2000, description="elements from bottom to top, in 3D [elements]")
+    volume_fraction: float = Field(default=0.4, gt=0, lt=1, description="share of the domain that may be filled [1]")
+    contrast: float = Field(
+        default=1e-3, gt=0, lt=1, description="conductivity of the bad conductor, relative to the good one [1]"
+    )
+
+
+class StressOptions(DesignOptions):
+    """Options of ``topology.stress``.
+
+    Example:
+        >>> StressOptions().power
+        8.0
+    """
+
+    nx: int = Field(default=40, ge=5, le=2000, description="elements from left to right [elements]")
+    ny: int = Field(default=40, ge=5, le=2000, description="elements from bottom to top [elements]")
+    volume_fraction: float = Field(
+        default=0.5, gt=0, lt=1, description="share of the L-shaped domain that may be filled [1]"
+    )
+    power: float = Field(default=8.0, ge=2, le=40, description="exponent of the norm of stresses [1]")
+    relaxation: float = Field(default=0.5, ge=0.5, le=3, description="exponent of density in the stress [1]")
+
+
+def run_mechanism(options: MechanismOptions, context: JobContext) -> JobResult:
+    """Make the output move as far as it can, against the sense of its axis."""
+    mechanism = MECHANISMS[options.preset](Grid(nx=options.nx, ny=options.ny))
+    problem = mechanism.problem(
+        volume_fraction=options.volume_fraction,
+        material=SIMP(penalty=options.penalty),
+        filter=DensityFilter(options.filter_radius),
+    )
+    title = f"{options.preset} {options.nx}x{options.ny}, volume {options.volume_fraction:g}"
+
+    def extra(result: OptimizeResult) -> dict[str, float | int | str | bool]:
+        entered = float(problem.energy.work(result.inner_params))
+        return {"input displacement [length]": entered, "geometric advantage [1]": -result.value / entered}
+
+    return _run(problem, options, title, "output displacement", "length").run(context, extra)
+
+
+def run_heat(options: HeatOptions, context: JobContext) -> JobResult:
+    """Lead the heat of a box to its sink."""
+    grid = Grid(nx=options.nx, ny=options.ny, nz=options.nz)
+    problem = HeatProblem(
+        structure=heat_sink(grid),
+        volume_fraction=options.volume_fraction,
+        material=SIMP(young_min=options.contrast, penalty=options.penalty),
+        filter=DensityFilter(options.filter_radius, grid.ndim),
+    )
+    title = f"heat sink {'x'.join(map(str, grid.sides))}, volume {options.volume_fraction:g}"
+
+    def extra(result: OptimizeResult) -> dict[str, float | int | str | bool]:
+        return {"largest temperature [temperature]": float(result.inner_params.max())}
+
+    return _run(problem, options, title, "thermal compliance", "heat * temperature").run(context, extra)
+
+
+def run_stress(options: StressOptions, context: JobContext) -> JobResult:
+    """Lower the peak stress of the L-bracket."""
+    base = ComplianceProblem(
+        structure=l_bracket(Grid(nx=options.nx, ny=options.ny)),
+        volume_fraction=options.volume_fraction,
+        material=SIMP(penalty=options.penalty),
+        filter=DensityFilter(options.filter_radius),
+    )
+    objective = StressNorm(power=options.power, relaxation=options.relaxation)
+    problem = ElasticProblem(base=base, objective=objective)
+    title = f"L-bracket {options.nx}x{options.ny}, volume {options.volume_fraction:g}"
+
+    def extra(result: OptimizeResult) -> dict[str, float | int | str | bool]:
+        with torch.no_grad():
+            squared = objective.squared(base, result.inner_params, result.outer_params)
+            work = base.energy.work(result.inner_params)
+        return {
+            "largest stress [force / area]": float(squared.max().sqrt()),
+            "compliance [force * length]": float(work),
+        }
+
+    return _run(problem, options, title, "stress norm", "force / area").run(context, extra)
+
+
+def _run(
+    problem: ElasticProblem | HeatProblem, options: DesignOptions, title: str, quantity: str, unit: str
+) -> DesignRun:
+    cache = FactorCache(problem.energy)
+    return DesignRun(
+        problem=problem,
+        solver=DirectEquilibrium(cache=cache),
+        hypergradient=Implicit(DirectAdjoint(cache=cache)),
+        outer=MMA(move=options.move),
+        max_steps=options.max_steps,
+        change_tolerance=options.change_tolerance,
+        quantity=quantity,
+        unit=unit,
+        load=float(torch.linalg.vector_norm(problem.energy.load)),
+        title=title,
+        draw=draw_conductor if isinstance(problem, HeatProblem) else draw_density,
+    )
+
+
+def further_problems() -> list[ProblemKind]:
+    """The problems of this module, for the registry.
+
+    Example:
+        >>> [kind.name for kind in further_problems()]
+        ['topology.mechanism', 'topology.heat', 'topology.stress']
+    """
+    return [
+        ProblemKind(
+            name="topology.mechanism",
+            summary="a compliant force inverter or gripper whose output moves as far as it can",
+            options=MechanismOptions,
+            run=run_mechanism,
+            version="1",
+        ),
+        ProblemKind(
+            name="topology.heat",
+            summary="the coolest evenly heated plate or box with a given volume of a good conductor",
+            options=HeatOptions,
+            run=run_heat,
+            version="1",
+        ),
+        ProblemKind(
+            name="topology.stress",
+            summary="the L-bracket with the lowest peak stress (p-norm, qp relaxation) at a given volume",
+            options=StressOptions,
+            run=run_stress,
+            version="1",
+        ),
+    ]

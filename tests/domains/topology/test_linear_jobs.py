@@ -1,0 +1,88 @@
+"""The jobs beyond compliance in two dimensions: what they improve, keep, certify and draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydantic
+import pytest
+import torch
+
+from sciopt.campaign.registry import JobContext, JobResult
+from sciopt.domains.topology.jobs import ComplianceOptions, problems
+
+KINDS = {kind.name: kind for kind in problems()}
+
+
+def run(name: str, options: dict, folder: Path) -> JobResult:
+    kind = KINDS[name]
+    context = JobContext(
+        seed=0,
+        generator=torch.Generator().manual_seed(0),
+        workdir=folder,
+        report_progress=lambda step, value, extra: None,
+        threads=1,
+    )
+    result = kind.run(kind.options.model_validate(options), context)
+    assert abs(float(result.certificate["hypergradient_error"])) < 1e-6
+    assert float(result.certificate["inner_residual"]) < 1e-8
+    assert float(result.certificate["volume_error"]) < 2e-3
+    (draw,) = result.figures.values()
+    draw(folder / "picture.png")
+    assert (folder / "picture.png").read_bytes()[1:4] == b"PNG"
+    return result
+
+
+def test_three_dimensions_and_load_cases(tmp_path: Path) -> None:
+    options = {"preset": "tower", "nx": 4, "ny": 4, "nz": 5, "filter_radius": 1.2, "volume_fraction": 0.4}
+    result = run("topology.compliance", {**options, "max_steps": 8}, tmp_path)
+    assert result.objective < 0.7 * result.history["compliance"][0]
+    assert result.arrays["density"].shape == (5, 4, 4)
+    # both winds are equally strong and the weight is central: the tower has the symmetry of its base
+    np.testing.assert_allclose(result.arrays["density"], result.arrays["density"].transpose(0, 2, 1), atol=1e-6)
+
+
+def test_own_weight_and_passive_regions_run(tmp_path: Path) -> None:
+    options = {"preset": "l_bracket", "nx": 10, "ny": 10, "gravity": 0.01, "optimizer": "mma", "max_steps": 10}
+    result = run("topology.compliance", {**options, "filter_radius": 1.5}, tmp_path)
+    assert result.objective < result.history["compliance"][0] and result.arrays["design"].shape == (64,)
+
+
+@pytest.mark.parametrize("preset", ["inverter", "gripper"])
+def test_mechanisms_turn_the_push_around(preset: str, tmp_path: Path) -> None:
+    options = {"preset": preset, "nx": 16, "ny": 8, "max_steps": 25}
+    result = run("topology.mechanism", options, tmp_path)
+    history = result.history["output displacement"]
+    assert result.objective == history[-1] < -0.2 and result.objective < history[0]
+    assert float(result.metrics["input displacement [length]"]) > 0
+
+
+def test_heat_is_led_to_the_sink(tmp_path: Path) -> None:
+    result = run("topology.heat", {"nx": 12, "ny": 12, "max_steps": 20}, tmp_path)
+    assert result.objective < 0.5 * result.history["thermal compliance"][0]
+    density = result.arrays["density"]
+    np.testing.assert_allclose(density, density[::-1], atol=1e-6)
+    assert density[5:7, 0].min() > 0.9  # material where all heat leaves
+
+
+def test_stress_falls_and_its_norm_bounds_the_peak(tmp_path: Path) -> None:
+    result = run("topology.stress", {"nx": 10, "ny": 10, "max_steps": 20}, tmp_path)
+    assert result.objective < 0.7 * result.history["stress norm"][0]
+    largest = float(result.metrics["largest stress [force / area]"])
+    assert largest <= result.objective <= 64 ** (1 / 8) * largest
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_options_are_described_and_strict(name: str) -> None:
+    model = KINDS[name].options
+    assert all(field.description for field in model.model_fields.values())
+    assert model.model_validate(model().model_dump(mode="json")) == model()
+    with pytest.raises(pydantic.ValidationError):
+        model.model_validate({"volume": 0.5})
+
+
+def test_dimensions_and_presets_have_to_agree() -> None:
+    for bad in ({"preset": "tower"}, {"preset": "mbb", "nz": 4}):
+        with pytest.raises(pydantic.ValidationError, match="expected `nz` with the 3D structures alone"):
+            ComplianceOptions.model_validate(bad)
