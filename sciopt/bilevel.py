@@ -79,6 +79,11 @@ class BilevelProblem:
                 f"BilevelProblem: expected `outer_loss` to return a floating-point tensor, got {type(value).__name__}. "
                 "Return a scalar, or one loss per task."
             )
+        if value.ndim not in (0, self.inner.batch_ndim):
+            raise ValueError(
+                f"BilevelProblem: expected `outer_loss` of shape () or (*batch,) with {self.inner.batch_ndim} batch "
+                f"dimensions, got {tuple(value.shape)}. Reduce it with .sum() or .mean(), or set `batch_ndim`."
+            )
         return self.reduction(value) if value.ndim else value
 
 

@@ -165,3 +165,11 @@ def test_best_response_says_what_auto_picked():
     inner = Minimize(lambda t, p: ((t - p) ** 2).sum())
     sol = best_response(inner, torch.ones(2, dtype=F64), init=torch.zeros(2, dtype=F64))
     assert sol.aux["method"] == "Implicit: the problem has an optimality residual"
+
+
+def test_an_outer_loss_of_neither_one_number_nor_one_per_task_is_refused():
+    """A forgotten ``.mean()`` is not summed in silence."""
+    ones = torch.ones(3, dtype=F64)
+    problem = BilevelProblem(inner=Minimize(lambda t, p: ((t - p) ** 2).sum()), outer_loss=lambda t, p: t**2)
+    with pytest.raises(ValueError, match=r"expected `outer_loss` of shape \(\).*got \(3,\). Reduce it"):
+        hypergradient(problem, ones, init=ones)
