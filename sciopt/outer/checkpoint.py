@@ -141,6 +141,12 @@ class Checkpointer:
     fingerprint: dict[str, Any]
     generator: torch.Generator | None
 
+    def __post_init__(self) -> None:
+        if not self.path.parent.is_dir():
+            raise CheckpointError(
+                f"optimize: expected `checkpoint` in a folder that exists, got {self.path}. Create the folder first."
+            )
+
     def save(self, run: Run, driver: Any, count: int) -> None:
         """Save when it is due by the number of steps or evaluations so far; ``driver`` is the driver's state."""
         if count % self.every and run.step < run.stopping.max_steps:

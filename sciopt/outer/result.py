@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, final
 
 from sciopt.bilevel import Hypergradient
@@ -90,8 +90,8 @@ class OptimizeResult:
     value: float
     status: Status
     message: str
-    history: dict[str, list[float]]
-    hypergradient: Hypergradient | None
+    history: dict[str, list[float]] = field(repr=False)
+    hypergradient: Hypergradient | None = field(repr=False)
     num_steps: int
 
 

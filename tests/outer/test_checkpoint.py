@@ -163,6 +163,13 @@ def test_resume_without_a_file_name_is_refused() -> None:
         optimize(shrinkage(TARGETS, DATA)[0], ZEROS, init=ZEROS, outer=ADAM, resume=True)
 
 
+def test_a_checkpoint_in_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="Create the folder first"):
+        optimize(
+            shrinkage(TARGETS, DATA)[0], ZEROS, init=ZEROS, outer=ADAM, checkpoint=tmp_path / "none" / "run.safetensors"
+        )
+
+
 def test_any_plain_state_survives_the_file(tmp_path: Path) -> None:
     state = {
         "numbers": [1, 0.1, float("inf"), -0.0, True, None, "text"],

@@ -36,6 +36,7 @@ def test_torch_optimizers_reach_the_closed_form_optimum(outer: Any, steps: int) 
     assert torch.equal(start, torch.zeros(3, dtype=F64))
     assert {len(column) for column in result.history.values()} == {result.num_steps + 1}
     assert result.history["value"][-1] == result.value < 1e-12
+    assert "history" not in repr(result) and len(repr(result)) < 500  # fits on the screen
     assert result.hypergradient is not None and result.hypergradient.certificate is not None
     assert result.hypergradient.error_bound < 1e-6
 
