@@ -56,6 +56,8 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except CampaignError as error:
             lines = str(error).splitlines()
+        except BrokenPipeError:  # the reader of the output has gone, as with `| head`; click ends quietly
+            raise
         except OSError as error:  # no space, no permission
             lines = [f"{error.filename or 'file system'}: expected to read and write, got: {error.strerror or error}."]
         for line in lines:
@@ -113,7 +115,7 @@ def run(spec: Path, out: Path | None, workers: int | None) -> None:
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 def status(directory: Path) -> None:
-    """Show how far a campaign is."""
+    """Show how far the campaign in DIRECTORY is; `sciopt run` prints which folder that was."""
     from sciopt.campaign.folder import look
 
     seen = look(directory)

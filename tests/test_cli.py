@@ -1,5 +1,6 @@
 """The command line, with the fake problem of the campaign tests."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,35 @@ def test_bad_input_is_one_line_and_exit_code_2(args, message):
     spec()
     Path("bad.yaml").write_text("name: a\ndesings: []\n")
     assert message in call(*args, code=2)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    """``sciopt problems | head -0``: nothing on stderr."""
+    command = "import sys; from sciopt.cli import main; sys.stdin.read(); main(['problems'])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", command],
+        cwd=Path(__file__).parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent / "campaign")},
+    )
+    assert process.stdin and process.stdout and process.stderr
+    with process:
+        process.stdout.close()
+        process.stdin.close()  # it prints only now
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+def test_a_file_is_no_campaign_folder():
+    Path("file").touch()
+    assert "expected a campaign folder" in call("status", "file", code=2)
+
+
+def test_nothing_left_to_run_is_said():
+    call("run", spec(), "--workers", 0)
+    assert "2 designs, all finished before; nothing to run" in call("run", spec(), "--workers", 0)
 
 
 def test_problems():

@@ -83,7 +83,7 @@ def look(directory: Path) -> Overview:
         content = json.loads(path.read_text(encoding="utf-8"))
         designs = [Design(**item) for item in content["designs"]]
         name = str(content["name"])
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CampaignError(
             f"{directory}: expected a campaign folder, got no {_PLAN} there. Give the folder that `sciopt run` printed."
         ) from error

@@ -24,6 +24,8 @@ def settled_line(row: Row, done: int, total: int) -> str:
 
 def _opening(outcome: Outcome, workers: int, threads: int) -> str:
     todo = outcome.total - outcome.reused
+    if todo == 0:
+        return f"{outcome.total} designs, all finished before; nothing to run"
     where = "in this process" if workers == 0 else f"on {workers} worker{'s' * (workers != 1)}"
     kept = f", {outcome.reused} already finished" if outcome.reused else ""
     return f"{outcome.total} designs{kept}; {todo} to run {where} with {threads} thread{'s' * (threads != 1)} each"

@@ -180,7 +180,10 @@ def _expand_entry(entry: DesignSpec, seed: int, document: Document, path: tuple[
             errors[
                 f"{document.where(at)}: expected values for `{option}`, got an empty list. Add some or remove it."
             ] = None
-    if errors:
+    if errors:  # nothing is validated then: say here which other keys are unknown
+        for option in entry.options:
+            if option not in kind.options.model_fields:
+                errors[unknown_key(document, (*path, "options", option), list(kind.options.model_fields))] = None
         raise SpecError("\n".join(errors))
     designs = []
     count = 0
@@ -265,6 +268,8 @@ def _hint(item: Any) -> str:
         return f" {did_you_mean(item['input'], choices)}"
     if item["type"] in ("float_type", "int_type", "bool_type") and isinstance(item["input"], str):
         return " Remove the quotes, or write a number."
+    if item["type"] == "string_pattern_mismatch" and item["loc"][-1] == "name":
+        return " Begin with a letter or digit; use only letters A-Z, digits, spaces and _ . + -"
     return " Correct it."
 
 

@@ -251,6 +251,9 @@ def _seconds(seconds: float) -> str:
 
 
 def _steps(result: FinishedDesign) -> int | str:
+    """The steps that the problem counts itself, or the length of its history."""
+    if isinstance(counted := result.metrics.get("steps"), (int, float)):
+        return int(counted)
     columns: Iterable[list[float]] = result.history.values()
     return max((len(column) for column in columns), default=0) or ""
 

@@ -64,6 +64,7 @@ def test_python_spec():
         ("name: a\ndesigns: []", "spec.yaml:2: `designs`: List should have at least 1 item"),
         ("name: a\ndesigns:\n- probelm: fake.square", "got `probelm`. Did you mean `problem`?"),
         ("name: a/b\ndesigns: [{problem: fake.square}]", "spec.yaml:1: `name`"),
+        ("name: a/b\ndesigns: [{problem: fake.square}]", "Begin with a letter or digit"),
         ("name: a\nseed: -1\ndesigns: [{problem: fake.square}]", "spec.yaml:2: `seed`"),
         ("name: a\nseed: '1'\ndesigns: [{problem: fake.square}]", "got '1'. Remove the quotes"),
         ("name: a\ndesigns: [{problem: fake.sqare}]", "spec.yaml:2: problem: expected a problem of the domain"),
@@ -110,6 +111,8 @@ def test_refusals_say_where_and_what_to_do(tmp_path, text, message):
 
 def test_everything_wrong_is_said_at_once(tmp_path):
     text = "name: a\ndesigns:\n- {problem: fake.square, options: {mod: ok}}\n- {problem: fake.cube}\n"
+    assert len(refused(tmp_path, text).splitlines()) == 2
+    text = "name: a\ndesigns:\n- {problem: fake.square, options: {mod: ok}, sweep: {xs: [1]}}\n"
     assert len(refused(tmp_path, text).splitlines()) == 2
 
 

@@ -161,3 +161,13 @@ def test_empty_campaign_has_a_report_too(tmp_path):
     lone = Entry(design=design("waiting"), state="PENDING")
     html = render_report(Overview(name="n", directory=tmp_path, entries=(lone,), removed=0, remarks=(), runner=None))
     assert "not run yet" in html
+
+
+def test_steps_are_those_that_the_problem_counts(tmp_path):
+    a_design = design("counted")
+    result = JobResult(objective=1.0, status="CONVERGED", metrics={"steps": 41}, history={"objective": [3.0, 2.0, 1.0]})
+    publish(tmp_path, a_design, result, RUN)
+    entry = Entry(design=a_design, state="DONE", result=read_result(tmp_path, a_design.key))
+    seen = Overview(name="n", directory=tmp_path, entries=(entry,), removed=0, remarks=(), runner=None)
+    table = render_report(seen).split("<tbody>")[1].split("</tbody>")[0]
+    assert 'data-value="41"' in table and 'data-value="3"' not in table
