@@ -9,11 +9,13 @@ from sciopt.domains.topology.grid import Grid
 from sciopt.domains.topology.heat import ConductionEnergy, Conductor, HeatProblem, heat_sink
 from sciopt.domains.topology.material import RAMP, SIMP
 from sciopt.domains.topology.mechanisms import MECHANISMS, Mechanism, gripper, inverter
+from sciopt.domains.topology.modes import DirectEigenAdjoint, DirectModes, ModeMatrices
 from sciopt.domains.topology.objectives import DisplacementTarget, ElasticProblem, OutputDisplacement, StressNorm
 from sciopt.domains.topology.presets import STRUCTURES, bridge_3d, cantilever_3d, l_bracket, michell, tower
 from sciopt.domains.topology.problem import ComplianceProblem
 from sciopt.domains.topology.space import DesignSpace
 from sciopt.domains.topology.structure import PRESETS, Structure, bridge, cantilever, mbb
+from sciopt.domains.topology.vibration import VibrationProblem
 
 __all__ = [
     "MECHANISMS",
@@ -29,7 +31,9 @@ __all__ = [
     "DensityFilter",
     "DesignSpace",
     "DirectAdjoint",
+    "DirectEigenAdjoint",
     "DirectEquilibrium",
+    "DirectModes",
     "DisplacementTarget",
     "ElasticEnergy",
     "ElasticProblem",
@@ -37,10 +41,12 @@ __all__ = [
     "Grid",
     "HeatProblem",
     "Mechanism",
+    "ModeMatrices",
     "OutputDisplacement",
     "SensitivityFilter",
     "StressNorm",
     "Structure",
+    "VibrationProblem",
     "bridge",
     "bridge_3d",
     "cantilever",

@@ -1,9 +1,10 @@
-"""Mechanisms, heat sinks and low stresses as jobs for campaigns and the command line."""
+"""Mechanisms, heat sinks, low stresses and high frequencies as jobs for campaigns and the command line."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,14 +16,24 @@ from sciopt.domains.topology.grid import Grid
 from sciopt.domains.topology.heat import HeatProblem, heat_sink
 from sciopt.domains.topology.material import SIMP
 from sciopt.domains.topology.mechanisms import MECHANISMS
+from sciopt.domains.topology.modes import DirectEigenAdjoint, DirectModes, ModeMatrices
 from sciopt.domains.topology.objectives import ElasticProblem, StressNorm
 from sciopt.domains.topology.pictures import draw_conductor, draw_density
 from sciopt.domains.topology.presets import l_bracket
 from sciopt.domains.topology.problem import ComplianceProblem
+from sciopt.domains.topology.structure import cantilever
+from sciopt.domains.topology.vibration import VibrationProblem
 from sciopt.hypergradients import Implicit
 from sciopt.outer import MMA, OptimizeResult
 
-__all__ = ["DesignOptions", "HeatOptions", "MechanismOptions", "StressOptions", "further_problems"]
+__all__ = [
+    "DesignOptions",
+    "EigenfrequencyOptions",
+    "HeatOptions",
+    "MechanismOptions",
+    "StressOptions",
+    "further_problems",
+]
 
 
 class DesignOptions(BaseModel):
@@ -92,6 +103,22 @@ class StressOptions(DesignOptions):
     relaxation: float = Field(default=0.5, ge=0.5, le=3, description="exponent of density in the stress [1]")
 
 
+class EigenfrequencyOptions(DesignOptions):
+    """Options of ``topology.eigenfrequency``.
+
+    Example:
+        >>> EigenfrequencyOptions().tip_mass
+        50.0
+    """
+
+    nx: int = Field(default=48, ge=2, le=2000, description="elements from left to right [elements]")
+    ny: int = Field(default=24, ge=2, le=2000, description="elements from bottom to top [elements]")
+    volume_fraction: float = Field(default=0.5, gt=0, lt=1, description="share of the domain that may be filled [1]")
+    tip_mass: float = Field(
+        default=50.0, ge=0, description="mass at the middle of the free end [masses of a full element]"
+    )
+
+
 def run_mechanism(options: MechanismOptions, context: JobContext) -> JobResult:
     """Make the output move as far as it can, against the sense of its axis."""
     mechanism = MECHANISMS[options.preset](Grid(nx=options.nx, ny=options.ny))
@@ -150,6 +177,34 @@ def run_stress(options: StressOptions, context: JobContext) -> JobResult:
     return _run(problem, options, title, "stress norm", "force / area").run(context, extra)
 
 
+def run_eigenfrequency(options: EigenfrequencyOptions, context: JobContext) -> JobResult:
+    """Raise the fundamental frequency of a cantilever with a mass at its tip."""
+    grid = Grid(nx=options.nx, ny=options.ny)
+    tip = int(grid.node(grid.nx, grid.ny // 2))
+    masses = np.zeros(grid.num_dofs)
+    masses[[2 * tip, 2 * tip + 1]] = options.tip_mass
+    problem = VibrationProblem(
+        structure=cantilever(grid),
+        volume_fraction=options.volume_fraction,
+        material=SIMP(young_min=1e-6, penalty=options.penalty),
+        filter=DensityFilter(options.filter_radius),
+        masses=masses,
+    )
+    matrices = ModeMatrices(problem)
+    run = DesignRun(
+        problem=problem,
+        solver=DirectModes(matrices=matrices),
+        hypergradient=Implicit(DirectEigenAdjoint(matrices=matrices)),
+        outer=MMA(move=options.move),
+        max_steps=options.max_steps,
+        change_tolerance=options.change_tolerance,
+        quantity="fundamental period",
+        unit="time",
+        title=f"cantilever {options.nx}x{options.ny}, volume {options.volume_fraction:g}",
+    )
+    return run.run(context, lambda result: {"fundamental frequency [1 / time]": 1 / result.value})
+
+
 def _run(
     problem: ElasticProblem | HeatProblem, options: DesignOptions, title: str, quantity: str, unit: str
 ) -> DesignRun:
@@ -174,7 +229,7 @@ def further_problems() -> list[ProblemKind]:
 
     Example:
         >>> [kind.name for kind in further_problems()]
-        ['topology.mechanism', 'topology.heat', 'topology.stress']
+        ['topology.mechanism', 'topology.heat', 'topology.stress', 'topology.eigenfrequency']
     """
     return [
         ProblemKind(
@@ -196,6 +251,13 @@ def further_problems() -> list[ProblemKind]:
             summary="the L-bracket with the lowest peak stress (p-norm, qp relaxation) at a given volume",
             options=StressOptions,
             run=run_stress,
+            version="1",
+        ),
+        ProblemKind(
+            name="topology.eigenfrequency",
+            summary="the cantilever with a tip mass whose fundamental frequency is highest at a given volume",
+            options=EigenfrequencyOptions,
+            run=run_eigenfrequency,
             version="1",
         ),
     ]

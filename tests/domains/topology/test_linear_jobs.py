@@ -73,6 +73,12 @@ def test_stress_falls_and_its_norm_bounds_the_peak(tmp_path: Path) -> None:
     assert largest <= result.objective <= 64 ** (1 / 8) * largest
 
 
+def test_the_fundamental_frequency_rises(tmp_path: Path) -> None:
+    result = run("topology.eigenfrequency", {"nx": 14, "ny": 6, "max_steps": 20, "tip_mass": 10.0}, tmp_path)
+    assert result.objective < 0.75 * result.history["fundamental period"][0]
+    assert float(result.metrics["fundamental frequency [1 / time]"]) * result.objective == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_options_are_described_and_strict(name: str) -> None:
     model = KINDS[name].options
