@@ -19,6 +19,7 @@ from sciopt.domains.topology.nonlinear.materials import (
     SaintVenantKirchhoff,
     differentiated,
 )
+from sciopt.domains.topology.nonlinear.problem import LargeDeformationProblem
 from sciopt.domains.topology.nonlinear.stepping import LoadStepping
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "FollowerBalance",
     "HyperelasticEnergy",
     "IncrementalPotential",
+    "LargeDeformationProblem",
     "LinearElastic",
     "LoadStepping",
     "LowDensityBlend",

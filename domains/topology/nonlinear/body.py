@@ -199,8 +199,15 @@ def block(counts: Sequence[int], lengths: Sequence[float]) -> Body:
     return Body(nodes=nodes, cells=np.stack([p.reshape(-1, order="F") for p in parts], axis=-1))
 
 
-def body_of(structure: Structure) -> Body:
+def body_of(structure: Structure, *, case: int | None = None) -> Body:
     """The body of a `Structure`: the same nodes, unknowns, supports and load; elements in the order of its grid.
+
+    Args:
+        structure: grid, supports and loads.
+        case: which load case, for a structure with several.
+
+    Raises:
+        ValueError: for several load cases without a choice, or a choice among one.
 
     Example:
         >>> from sciopt.domains.topology import Grid, cantilever
@@ -214,4 +221,10 @@ def body_of(structure: Structure) -> Body:
     signs = np.sign(nodes[cells[0]] - nodes[cells[0]].mean(0))  # whatever the grid's order of corners is
     order = [int(np.flatnonzero((signs == corner).all(1))[0]) for corner in CORNERS[dim]]
     load = np.asarray(structure.load)
+    if (case is None) != (load.ndim == 1):
+        raise ValueError(
+            f"body_of: expected `case` for a structure with several load cases and None otherwise, got {case} for loads of "
+            f"shape {load.shape}. Large deformations of several loads do not add up: solve each by itself."
+        )
+    load = load if case is None else load[case]
     return Body(nodes=nodes, cells=cells[:, order], fixed=structure.fixed, load=load)

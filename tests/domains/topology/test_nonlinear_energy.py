@@ -248,3 +248,17 @@ def test_structure_and_body_agree_on_the_linear_compliance():
     expected = flat.strain_energy(u, young.reshape(2, 4) / (1 - nu**2))
     torch.testing.assert_close(energy.strain_energy(u, young), expected, rtol=1e-13, atol=0)
     torch.testing.assert_close(energy.work(u), flat.work(u), rtol=1e-14, atol=0)
+
+
+def test_bodies_of_3d_structures_are_theirs():
+    """Whatever order of corners the grid has, the stiffness of its brick comes out."""
+    from sciopt.domains.topology import ElasticEnergy, cantilever_3d
+
+    structure = cantilever_3d(Grid(nx=3, ny=2, nz=2))
+    flat = ElasticEnergy(structure=structure, modulus=lambda d: d)
+    energy = energy_of(body_of(structure), LinearElastic(poisson=0.3))
+    u, young = torch.linspace(-1, 1, flat.size, dtype=F64), torch.linspace(1, 2, 12, dtype=F64)
+    expected = flat.strain_energy(u, young.reshape(structure.grid.shape))
+    torch.testing.assert_close(energy.strain_energy(u, young), expected, rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match="body_of: expected `case`"):
+        body_of(structure, case=0)
