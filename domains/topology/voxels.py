@@ -11,7 +11,7 @@ from sciopt.checks import check_option
 from sciopt.domains.topology.export.fields import as_numpy, world_axes
 from sciopt.domains.topology.export.surface import Surface
 
-__all__ = ["voxelize"]
+__all__ = ["covered", "voxelize"]
 
 PAIRS = 1 << 21  # of a triangle and a ray in one block
 ASIDE = (1.3e-4, 0.9e-4)  # rays pass this far off the centres, in cells: edges of surfaces often lie on centres
@@ -96,37 +96,52 @@ def _box(surface: Surface, counts: np.ndarray, box: Any, flat: bool) -> tuple[np
 def _hits(corners: np.ndarray, nx: int, ny: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Numbers of rays and the heights at which they cross triangles, in blocks."""
     flat = corners[..., :2] - np.array(ASIDE)
-    first = np.clip(np.ceil(flat.min(1) - 0.5), 0, [nx, ny]).astype(np.int64)
-    last = np.clip(np.floor(flat.max(1) - 0.5), -1, [nx - 1, ny - 1]).astype(np.int64)
-    span = np.maximum(last - first + 1, 0)
-    pairs = span.prod(1)
-    seen = np.flatnonzero(pairs)
-    corners, flat, first, span, pairs = corners[seen], flat[seen], first[seen], span[seen], pairs[seen]
-    ends = np.cumsum(pairs)
-    start = 0
-    while start < len(pairs):
-        stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + PAIRS, side="right")))
-        which = np.repeat(np.arange(start, stop), pairs[start:stop])
-        before = ends[start:stop] - pairs[start:stop] - (ends[start - 1] if start else 0)
-        j, i = np.divmod(np.arange(len(which)) - np.repeat(before, pairs[start:stop]), span[which, 0])
-        i, j = i + first[which, 0], j + first[which, 1]
-        point = np.stack([i, j], axis=-1) + 0.5
-        triangle = flat[which]
-        sides = np.stack([_left(triangle[:, k], triangle[:, (k + 1) % 3], point) for k in range(3)])
-        hit = (sides == sides[0]).all(0)
-        a, b, c = (corners[which[hit], k] for k in range(3))
+    for which, i, j in covered(flat, nx, ny):
+        a, b, c = (corners[which, k] for k in range(3))
         normal = np.cross(b - a, c - a)
-        off = point[hit] - triangle[hit, 0]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            height = a[:, 2] - (normal[:, :2] * off).sum(1) / normal[:, 2]
+        off = np.stack([i, j], axis=-1) + 0.5 - flat[which, 0]
         real = normal[:, 2] != 0
-        yield (j[hit] * nx + i[hit])[real], height[real]
-        start = stop
+        slope = normal[real, :2] / normal[real, 2:]
+        yield (j * nx + i)[real], a[real, 2] - (slope * off[real]).sum(1)
 
 
-def _left(a: np.ndarray, b: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """Whether the point is left of the line from a to b; exactly the opposite for the line from b to a."""
-    turned = (a[:, 0] > b[:, 0]) | ((a[:, 0] == b[:, 0]) & (a[:, 1] > b[:, 1]))
-    a, b = np.where(turned[:, None], b, a), np.where(turned[:, None], a, b)
-    cross = (b[:, 0] - a[:, 0]) * (point[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (point[:, 0] - a[:, 0])
-    return (cross >= 0) ^ turned
+def covered(flat: np.ndarray, nx: int, ny: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Points ``(i + 0.5, j + 0.5)`` of an ``nx`` by ``ny`` raster inside flat triangles ``(T, 3, 2)``, in blocks.
+
+    Each triangle is cut into rows, each row runs from one side of the triangle to another. Where a side meets a row is
+    computed from the side's lower end, whichever triangle it belongs to, so that triangles that share a side share no
+    point and leave none out. Yields numbers of triangles, i and j.
+    """
+    y = flat[..., 1]
+    first, last = (np.clip(np.ceil(end - 0.5), 0, ny).astype(np.int64) for end in (y.min(1), y.max(1)))
+    which, j = _ranges(first, last)
+    height = j + 0.5
+    left, right = np.full(len(j), np.inf), np.full(len(j), -np.inf)
+    for k in range(3):
+        a, b = flat[:, k], flat[:, (k + 1) % 3]
+        turned = ((a[:, 1] > b[:, 1]) | ((a[:, 1] == b[:, 1]) & (a[:, 0] > b[:, 0])))[:, None]
+        a, b = np.where(turned, b, a), np.where(turned, a, b)
+        rise = b[:, 1] - a[:, 1]
+        slope = (b[:, 0] - a[:, 0]) / np.where(rise == 0, 1.0, rise)
+        x = a[which, 0] + (height - a[which, 1]) * slope[which]
+        met = (a[which, 1] <= height) & (height < b[which, 1])
+        left, right = np.where(met, np.minimum(left, x), left), np.where(met, np.maximum(right, x), right)
+    start, stop = (np.clip(np.ceil(end - 0.5), 0, nx) for end in (left, right))
+    keep = np.flatnonzero(start < stop)
+    which, j, start, stop = which[keep], j[keep], start[keep].astype(np.int64), stop[keep].astype(np.int64)
+    ends = np.cumsum(stop - start)
+    begin = 0
+    while begin < len(which):
+        done = ends[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(ends, done + PAIRS, side="right")))
+        row, i = _ranges(start[begin:end], stop[begin:end])
+        yield which[begin:end][row], i, j[begin:end][row]
+        begin = end
+
+
+def _ranges(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All members of the ranges ``start[k]:stop[k]``, and the k of each."""
+    count = np.maximum(stop - start, 0)
+    which = np.repeat(np.arange(len(start)), count)
+    before = np.cumsum(count) - count
+    return which, np.arange(len(which)) + np.repeat(start - before, count)

@@ -76,6 +76,8 @@ class JobResult:
         status: name of the `sciopt.Status` that the outer loop ended with.
         arrays: numpy arrays by name, saved as safetensors.
         figures: functions by name, each of which writes one PNG to the path it is given; called in the worker.
+        files: functions by file name (``"design.stl"``), each of which writes that file to the path it is given; called in
+            the worker, kept with checksums beside the result and linked in the report.
         warnings: sentences for the reader of the report.
 
     Example:
@@ -90,6 +92,7 @@ class JobResult:
     certificate: dict[str, float | int | str] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     figures: dict[str, Callable[[Path], object]] = field(default_factory=dict)
+    files: dict[str, Callable[[Path], object]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 

@@ -1,7 +1,7 @@
 """One folder per finished design: written aside, synced, renamed into place, and checked when it is read.
 
-``designs/<key>/`` holds ``result.json``, ``arrays.safetensors`` and ``figures/*.png``. ``result.json`` carries the
-SHA-256 of the other files and of itself. These folders are the truth of a campaign; its queue is rebuilt from them.
+``designs/<key>/`` holds ``result.json``, ``arrays.safetensors``, ``figures/*.png`` and ``files/*``. ``result.json`` carries
+the SHA-256 of the other files and of itself. These folders are the truth of a campaign; its queue is rebuilt from them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import time
 import uuid
@@ -25,6 +26,7 @@ from sciopt.campaign.spec import Design
 __all__ = ["DamagedResult", "FinishedDesign", "finished_keys", "publish", "read_result", "set_aside", "write_json"]
 
 FORMAT = 1
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 class DamagedResult(StoreError):
@@ -46,6 +48,7 @@ class FinishedDesign:
     warnings: list[str]
     figures: dict[str, Path]
     arrays: Path | None
+    files: dict[str, Path]
     run: dict[str, Any]
 
 
@@ -57,7 +60,7 @@ def result_folder(root: Path, key: str) -> Path:
 def publish(root: Path, design: Design, result: JobResult, run: dict[str, Any]) -> Path:
     """Write the result aside, sync it to disk and rename it into place, so that it is there whole or not at all.
 
-    Figures are drawn here; one that fails becomes a warning, because a picture must not cost the result.
+    Figures and files are made here; one that fails becomes a warning, because a picture must not cost the result.
 
     Returns:
         The published folder. A valid one that is there already is kept.
@@ -74,6 +77,7 @@ def publish(root: Path, design: Design, result: JobResult, run: dict[str, Any]) 
     try:
         warnings = list(result.warnings)
         figures = _draw(folder, result, warnings)
+        extra = _write_files(folder, result, warnings)
         arrays = None
         if result.arrays:
             arrays = "arrays.safetensors"
@@ -93,11 +97,12 @@ def publish(root: Path, design: Design, result: JobResult, run: dict[str, Any]) 
             "warnings": warnings,
             "figures": figures,
             "arrays": arrays,
+            "extra": extra,
             "run": run,
             "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
         }
         write_json(folder / "result.json", {"checksum": _checksum(content), **content})
-        for path in (folder / "figures", folder):
+        for path in (folder / "figures", folder / "files", folder):
             if path.is_dir():
                 _sync(path)
         target = result_folder(root, design.key)
@@ -137,6 +142,7 @@ def read_result(root: Path, key: str) -> FinishedDesign:
             warnings=content["warnings"],
             figures={name: folder / path for name, path in content["figures"].items()},
             arrays=folder / content["arrays"] if content["arrays"] else None,
+            files={name: folder / path for name, path in content.get("extra", {}).items()},
             run=content["run"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -181,6 +187,12 @@ def _check_result(design: Design, result: Any) -> str:
     lengths = {name: len(column) for name, column in result.history.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{design.problem}: expected `history` columns of equal length, got {lengths}.")
+    odd = [name for name in result.files if not isinstance(name, str) or not FILE_NAME.fullmatch(name)]
+    if odd or len({name.lower() for name in result.files}) < len(result.files):
+        raise ValueError(
+            f"{design.problem}: expected `files` by plain names that differ, got {odd or list(result.files)}. "
+            "Use letters, digits, dots, dashes and underscores, no folders."
+        )
     return Status[result.status].advice
 
 
@@ -199,6 +211,22 @@ def _draw(folder: Path, result: JobResult, warnings: list[str]) -> dict[str, str
             path.unlink(missing_ok=True)
             warnings.append(f"The figure `{name}` could not be drawn: {type(error).__name__}: {error}")
     return figures
+
+
+def _write_files(folder: Path, result: JobResult, warnings: list[str]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for name, write in result.files.items():
+        path = folder / "files" / name
+        path.parent.mkdir(exist_ok=True)
+        try:
+            write(path)
+            if not path.is_file():
+                raise ValueError("nothing was written")
+            files[name] = f"files/{name}"
+        except Exception as error:
+            path.unlink(missing_ok=True)
+            warnings.append(f"The file `{name}` could not be written: {type(error).__name__}: {error}")
+    return files
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, Any], owner: str) -> None:

@@ -12,6 +12,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from sciopt.view.chart import line_chart
 
@@ -142,8 +143,22 @@ def _design(entry: Entry, varying: list[str]) -> str:
     left = figures + _charts(result)
     outcome = {"objective": result.objective, **result.metrics}
     right = _facts("Outcome", outcome) + _facts("Certificate", {"status": result.status, **result.certificate})
-    right += facts + _facts("Run", done)
+    right += facts + _facts("Run", done) + _files(result)
     return f'{head}{advice}{warnings}<div class="columns"><div>{left}</div><div>{right}</div></div></section>'
+
+
+def _files(result: FinishedDesign) -> str:
+    """Links to the files of a design; relative, so that a campaign's folder can be moved as a whole."""
+    links = "".join(
+        f'<li><a href="designs/{quote(result.design.key)}/files/{quote(name)}">{escape(name)}</a> '
+        f"({_bytes(path.stat().st_size)})</li>"
+        for name, path in result.files.items()
+    )
+    return f"<h3>Files</h3><ul>{links}</ul>" if links else ""
+
+
+def _bytes(size: int) -> str:
+    return f"{size} B" if size < 10_000 else f"{size / 1e3:.0f} kB" if size < 10_000_000 else f"{size / 1e6:.0f} MB"
 
 
 def _trouble(entry: Entry) -> str:
@@ -188,7 +203,7 @@ def _software(seen: Overview) -> str:
     return (
         f'<h2>What it ran with</h2><div class="design">{table}</div>'
         "<footer>Problem, options and seed determine a design; its folder "
-        "<code>designs/&lt;key&gt;</code> holds result.json, the arrays and the pictures, with checksums.</footer>"
+        "<code>designs/&lt;key&gt;</code> holds result.json, the arrays, the pictures and the files, with checksums.</footer>"
     )
 
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from sciopt.campaign import JobResult
-from sciopt.campaign.results import DamagedResult, finished_keys, publish, read_result, set_aside
+from sciopt.campaign.results import (
+    DamagedResult,
+    _checksum,
+    finished_keys,
+    publish,
+    read_result,
+    set_aside,
+    write_json,
+)
 from sciopt.campaign.spec import Design
 
 DESIGN = Design(key="ab" * 32, label="a", problem="fake.square", version="1", options={"x": 1.0}, seed=0)
@@ -27,6 +35,9 @@ def result(**changes):
         ({"arrays": {"density": [1.0]}}, "expected the array `density` to be a numeric numpy array, got list"),
         ({"arrays": {"density": np.array([{}])}}, "numeric numpy array"),
         ({"objective": "good"}, "could not convert"),
+        ({"files": {"../design.stl": print}}, "expected `files` by plain names that differ, got .*design.stl"),
+        ({"files": {".hidden": print}}, "expected `files` by plain names"),
+        ({"files": {"a.csv": print, "A.csv": print}}, "expected `files` by plain names that differ"),
     ],
 )
 def test_what_cannot_be_stored_leaves_nothing_behind(tmp_path, changes, message):
@@ -62,6 +73,33 @@ def test_a_good_result_is_kept_and_a_damaged_one_replaced(tmp_path):
     publish(tmp_path, DESIGN, result(objective=2.0), RUN)
     assert read_result(tmp_path, DESIGN.key).objective == 2.0
     assert len(list((tmp_path / "designs").glob(".damaged-*"))) == 1
+
+
+def test_files_are_kept_with_their_checksums(tmp_path):
+    def broken(path):
+        path.write_text("half")
+        raise OSError("no space")
+
+    files = {"design.stl": lambda path: path.write_bytes(b"abc"), "bad.vti": broken, "none.csv": lambda path: None}
+    folder = publish(tmp_path, DESIGN, result(files=files), RUN)
+    back = read_result(tmp_path, DESIGN.key)
+    assert back.files == {"design.stl": folder / "files" / "design.stl"}
+    assert back.files["design.stl"].read_bytes() == b"abc" and len(list((folder / "files").iterdir())) == 1
+    assert [text.split(":")[0] for text in back.warnings] == [
+        "The file `bad.vti` could not be written",
+        "The file `none.csv` could not be written",
+    ]
+    back.files["design.stl"].write_bytes(b"abd")
+    with pytest.raises(DamagedResult, match="design.stl: expected the recorded SHA-256"):
+        read_result(tmp_path, DESIGN.key)
+
+
+def test_results_from_before_there_were_files_are_read(tmp_path):
+    folder = publish(tmp_path, DESIGN, result(), RUN)
+    content = json.loads((folder / "result.json").read_text())
+    del content["checksum"], content["extra"]
+    write_json(folder / "result.json", {"checksum": _checksum(content), **content})
+    assert read_result(tmp_path, DESIGN.key).files == {}
 
 
 def test_numbers_of_all_kinds_come_back(tmp_path):

@@ -44,6 +44,7 @@ def seen(tmp_path) -> Overview:
             certificate={"inner_residual": 3.25e-13, "kkt_residual": 0.0041},
             arrays={"density": np.zeros((2, 3))},
             figures={"density": lambda path: path.write_bytes(PNG)},
+            files={"design.stl": lambda path: path.write_bytes(bytes(12_345))},
             warnings=["mind the <gap>"],
         )
         publish(tmp_path, a_design, result, RUN)
@@ -128,6 +129,8 @@ def test_report_holds_everything(seen):
         "2 finished designs of earlier specs",
         "The queue is missing.",
         "arrays.safetensors",
+        "design.stl",
+        "(12 kB)",
     ):
         assert piece in text, piece
     assert html.count("<svg") == 2 * 2
@@ -139,7 +142,8 @@ def test_report_is_self_contained_and_its_links_lead_somewhere(seen):
     html = render_report(seen)
     checker.feed(html)
     assert checker.scripts == 1
-    assert all(link.startswith(("data:", "#")) for link in checker.links)
+    files = [link for link in checker.links if not link.startswith(("data:", "#"))]
+    assert len(files) == 2 and all((seen.directory / link).stat().st_size == 12_345 for link in files)
     assert {link[1:] for link in checker.links if link.startswith("#")} == set(checker.ids)
     assert len(checker.ids) == len(set(checker.ids)) == 5
     assert not re.search(r"https?://|@import|url\(", html)

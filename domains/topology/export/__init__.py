@@ -1,5 +1,8 @@
 """Designs into files: pictures, animations, surfaces to print, fields to look at, tables."""
 
+from sciopt.domains.topology.export.animation import FrameStore, write_animation
+from sciopt.domains.topology.export.pictures3d import draw_isosurface
+from sciopt.domains.topology.export.render import Camera, render
 from sciopt.domains.topology.export.stl import read_stl, write_stl
 from sciopt.domains.topology.export.surface import Surface, isosurface, matching_level
 from sciopt.domains.topology.export.table import read_history, write_history
@@ -7,13 +10,18 @@ from sciopt.domains.topology.export.vtk import write_vti, write_vtu
 from sciopt.domains.topology.export.vtk_read import ImageData, read_vti
 
 __all__ = [
+    "Camera",
+    "FrameStore",
     "ImageData",
     "Surface",
+    "draw_isosurface",
     "isosurface",
     "matching_level",
     "read_history",
     "read_stl",
     "read_vti",
+    "render",
+    "write_animation",
     "write_history",
     "write_stl",
     "write_vti",
