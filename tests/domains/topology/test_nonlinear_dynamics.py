@@ -50,7 +50,7 @@ def test_free_fall_is_that_of_implicit_euler_and_first_order_in_the_step():
     load = np.zeros(body.nodes.shape)
     load[:, 1] = -2.0 * gravity * body.node_volumes()
     errors = []
-    for steps in (8, 16):
+    for steps in (4, 8):
         h = time / steps
         energy = HyperelasticEnergy(body=replace(body, load=load.reshape(-1)), material=NeoHookean(), modulus=ones)
         soft = SoftBody(energy=energy, density=2.0, time_step=h)
@@ -110,7 +110,7 @@ def test_hypergradient_through_the_steps_is_a_central_difference():
         inner=soft.motion(3), outer_loss=lambda path, phi: path["displacements"][:, -1].square().sum()
     )
     phi = {"young": torch.tensor(5.0, dtype=F64), "tension": torch.tensor([1.0, 0.5, -0.2], dtype=F64)}
-    check = hypergradcheck(problem, phi, init=soft.start(), hypergradient=Unrolled(), directions=2, rtol=1e-6)
+    check = hypergradcheck(problem, phi, init=soft.start(), hypergradient=Unrolled(), directions=1, rtol=1e-6)
     assert check.max_error <= 1e-6
 
 
@@ -126,7 +126,7 @@ def test_forward_and_reverse_through_the_steps_agree():
 
 
 def test_material_and_actuation_are_recovered_from_a_trajectory():
-    steps = 5
+    steps = 4
     soft = SoftBody(
         energy=arm(),
         density=1.0,
@@ -135,7 +135,7 @@ def test_material_and_actuation_are_recovered_from_a_trajectory():
     )
     truth = {
         "log_young": torch.tensor(6.0, dtype=F64).log(),
-        "tension": torch.tensor([0.8, 1.5, 0.3, -0.5, 0.9], dtype=F64),
+        "tension": torch.tensor([0.8, 1.5, 0.3, -0.5], dtype=F64),
     }
     seen = run(soft, truth, steps)["displacements"].detach()
     problem = BilevelProblem(
