@@ -125,7 +125,7 @@ class Hypergradient:
     adjoint_residual: Tensor
     certificate: Certificate | None
     cost: dict[str, float]
-    solution: Solution
+    solution: Solution = field(repr=False)
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["PeakMemory"]
+__all__ = ["PeakMemory", "resident"]
 
 
 class PeakMemory:
@@ -42,7 +42,7 @@ class PeakMemory:
                     handle.write("5")
             except OSError:
                 pass
-            self._start = _resident("VmRSS")
+            self._start = resident("VmRSS")
         return self
 
     def __exit__(
@@ -51,10 +51,10 @@ class PeakMemory:
         if self.device is not None:
             self.bytes = float(torch.cuda.max_memory_allocated(self.device)) - self._start
         else:
-            self.bytes = max(_resident("VmHWM") - self._start, 0.0)
+            self.bytes = max(resident("VmHWM") - self._start, 0.0)
 
 
-def _resident(field: str) -> float:
+def resident(field: str) -> float:
     """A field of /proc/self/status in bytes, NaN where there is none."""
     try:
         with open("/proc/self/status") as handle:

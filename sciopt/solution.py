@@ -97,7 +97,7 @@ class Solution:
     status_code: Tensor
     residual_norm: Tensor
     num_steps: Tensor
-    state: Any = None
+    state: Any = field(default=None, repr=False)
     aux: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -255,3 +255,8 @@ def test_inputs_are_left_untouched():
         BOWL, p, init=start, solver=GradientDescent(step_size=0.3), hypergradient=Unrolled()
     ).value.sum().backward()
     assert torch.equal(start, ZERO) and torch.equal(p.detach(), ONE)
+
+
+def test_inner_loss_that_was_detached():
+    with pytest.raises(ValueError, match="Minimize: expected a loss that depends on the inner parameters"):
+        best_response(Minimize(lambda t, p: ((t - p) ** 2).sum().detach()), ONE, init=ZERO)

@@ -146,6 +146,11 @@ class Oracle:
             attached = self.differentiable and x.requires_grad
             x = x if attached else x.detach().requires_grad_()
             value = self.system.value(x, self.args)
+            if not value.requires_grad:
+                raise ValueError(
+                    f"{type(self.problem).__name__}: expected a loss that depends on the inner parameters, got one without a "
+                    "gradient. Use the first argument of the loss, and do not detach it."
+                )
             (grad,) = torch.autograd.grad(value.sum(), x, create_graph=self.differentiable, materialize_grads=True)
         if attached or (self.differentiable and depends_on_others((value, grad), x)):
             return value, grad

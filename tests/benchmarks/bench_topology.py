@@ -6,7 +6,6 @@ import functools
 import math
 import multiprocessing
 import os
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from sciopt.domains.topology.multigrid import (
     solve_fields,
 )
 from sciopt.hypergradients import Implicit
+from sciopt.memory import resident
 from tests.benchmarks.table import Measured, bar, peer
 
 RTOL = 1e-5  # of the residual, as usual in topology optimization
@@ -99,7 +99,7 @@ def alone(shape: tuple[int, ...], pipe: Any) -> None:
         begin = time.perf_counter()
         seconds, steps = by_multigrid(energy, density)
         wall = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = int(resident("VmHWM"))  # not ru_maxrss, which a child inherits from the process that started it
     pipe.send((seconds, steps, peak, number, wall))
 
 
