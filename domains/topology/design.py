@@ -14,8 +14,10 @@ from torch import Tensor
 from sciopt import optimize
 from sciopt.campaign.registry import JobContext, JobResult
 from sciopt.domains.topology.certificate import certify_design
+from sciopt.domains.topology.connectivity import joined_to_supports
+from sciopt.domains.topology.export import FrameStore, design_figures, design_files
 from sciopt.domains.topology.pictures import draw_density
-from sciopt.domains.topology.space import DesignSpace
+from sciopt.domains.topology.structure import Structure
 from sciopt.hypergradients.abstract import AbstractHypergradient
 from sciopt.inner.abstract import AbstractSolver
 from sciopt.outer import OptimizeResult, StepRecord
@@ -24,6 +26,7 @@ from sciopt.outer.settled import Settled
 
 __all__ = ["DesignProblem", "DesignRun"]
 
+FRAMES = 30  # of the animation
 FEASIBLE = 1e-3  # volume excess at which a run may end, as a share of the domain
 
 
@@ -31,7 +34,7 @@ class DesignProblem(Protocol):
     """What a density problem offers to a run: its designs, its statement in the core's nouns, and a start."""
 
     @property
-    def space(self) -> DesignSpace: ...
+    def space(self) -> Any: ...  # a DesignSpace, or what has its `domain_elements` and `volume_fraction`
 
     @property
     def structure(self) -> Any: ...
@@ -84,8 +87,11 @@ class DesignRun:
     draw: Callable[..., None] = draw_density
     warnings: list[str] = field(default_factory=list)
 
-    def optimize(self, context: JobContext) -> tuple[OptimizeResult, list[float]]:
-        """The outer loop; its result and the built volume after each step, as a share of the domain."""
+    def optimize(self, context: JobContext, frames: FrameStore | None = None) -> tuple[OptimizeResult, list[float]]:
+        """The outer loop; its result and the built volume after each step, as a share of the domain.
+
+        ``frames`` takes what is built after each step.
+        """
         problem = self.problem
         start = problem.start()
         problem.check(start)
@@ -100,6 +106,9 @@ class DesignRun:
 
         def report(record: StepRecord) -> None:
             volumes.append(problem.space.volume_fraction + float(problem.volume(record.outer_params)) / elements)
+            if frames is not None:
+                with torch.no_grad():
+                    frames.add(problem.physical(record.outer_params))
             context.report_progress(record.step, record.value, {"change": record.change, "volume": volumes[-1]})
 
         result = optimize(
@@ -122,7 +131,10 @@ class DesignRun:
         self, context: JobContext, extra: Callable[[OptimizeResult], dict[str, float | int | str | bool]]
     ) -> JobResult:
         """Optimize, certify and describe; ``extra`` gives further metrics of the result."""
-        result, volumes = self.optimize(context)
+        # A surface takes a second to draw: histories in three dimensions are left to write_animation.
+        grid = getattr(self.problem.structure, "grid", None)  # a truss has none
+        frames = FrameStore(FRAMES) if grid is not None and grid.ndim == 2 else None
+        result, volumes = self.optimize(context, frames)
         problem, hg = self.problem, result.hypergradient
         assert hg is not None
         density = result.outer_params
@@ -134,6 +146,12 @@ class DesignRun:
         warnings = list(self.warnings)
         if result.status.name != "CONVERGED":
             warnings.insert(0, f"The design had not settled: {result.message}. Raise max_steps.")
+        table = {
+            "step": [float(step) for step in history["step"]],
+            self.quantity: history["value"],
+            "volume": volumes,
+            "change": history["change"],
+        }
         return JobResult(
             objective=result.value,
             status=result.status.name,
@@ -145,12 +163,7 @@ class DesignRun:
                 **extra(result),
                 "message": result.message,
             },
-            history={
-                "step": [float(step) for step in history["step"]],
-                self.quantity: history["value"],
-                "volume": volumes,
-                "change": history["change"],
-            },
+            history=table,
             certificate={
                 "inner_residual": float(hg.inner_residual.max()) / self.load,
                 "adjoint_residual": float(hg.adjoint_residual.max()) / self.load,
@@ -158,13 +171,23 @@ class DesignRun:
                 "hypergradient_bound": hg.error_bound / float(torch.linalg.vector_norm(hg.grad)),
                 "volume_error": checked.volume_error,
                 "kkt_residual": checked.kkt_residual,
+                **_joined(problem.structure, built),
             },
             arrays={"density": built, "design": density.numpy()},
             figures={
-                "density": partial(_draw, draw=self.draw, density=built, structure=problem.structure, title=title)
+                "density": partial(_draw, draw=self.draw, density=built, structure=problem.structure, title=title),
+                **design_figures(built, problem.structure, title=title),
             },
+            files=design_files(built, table, frames=frames) if built.ndim > 1 else {},  # trusses have no image
             warnings=warnings,
         )
+
+
+def _joined(structure: Any, built: Any) -> dict[str, int]:
+    """1 if material joins every load to a support, 0 if not."""
+    if not isinstance(structure, Structure):
+        return {}
+    return {"loads_joined_to_supports": int(joined_to_supports(structure.grid, built, structure.held, structure.load))}
 
 
 def _draw(path: Path, *, draw: Callable[..., None], density: Any, structure: Any, title: str) -> None:

@@ -1,6 +1,7 @@
 """Designs into files: pictures, animations, surfaces to print, fields to look at, tables."""
 
 from sciopt.domains.topology.export.animation import FrameStore, write_animation
+from sciopt.domains.topology.export.outputs import design_figures, design_files
 from sciopt.domains.topology.export.pictures3d import draw_isosurface
 from sciopt.domains.topology.export.render import Camera, render
 from sciopt.domains.topology.export.stl import read_stl, write_stl
@@ -14,6 +15,8 @@ __all__ = [
     "FrameStore",
     "ImageData",
     "Surface",
+    "design_figures",
+    "design_files",
     "draw_isosurface",
     "isosurface",
     "matching_level",

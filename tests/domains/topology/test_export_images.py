@@ -7,10 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from sciopt.domains.topology.export import read_history, write_history, write_stl, write_vti
+from sciopt.campaign.registry import JobContext
+from sciopt.domains.topology import Grid
+from sciopt.domains.topology.export import (
+    design_figures,
+    design_files,
+    read_history,
+    write_history,
+    write_stl,
+    write_vti,
+)
 from sciopt.domains.topology.images import field_of_vti, read_density, read_image, read_mask, resample
+from sciopt.domains.topology.jobs import ComplianceOptions, run_compliance
+from sciopt.domains.topology.presets import cantilever_3d
 
 
 def saved(path: Path, pixels: np.ndarray, mode: str | None = None) -> Path:
@@ -139,3 +151,32 @@ def test_broken_tables_are_named(text: bytes, message: str, tmp_path: Path) -> N
     (tmp_path / "a.csv").write_bytes(text)
     with pytest.raises(ValueError, match=message):
         read_history(tmp_path / "a.csv")
+
+
+def test_a_job_hands_out_files_that_are_whole(tmp_path: Path) -> None:
+    options = ComplianceOptions(nx=12, ny=6, filter_radius=1.5, max_steps=6)
+    context = JobContext(
+        seed=0,
+        generator=torch.Generator().manual_seed(0),
+        workdir=tmp_path,
+        report_progress=lambda step, value, extra: None,
+        threads=1,
+    )
+    result = run_compliance(options, context)
+    assert set(result.files) == {"design.stl", "design.vti", "history.csv", "history.gif"}
+    for name, write in result.files.items():
+        write(tmp_path / name)
+    built = result.arrays["density"]
+    np.testing.assert_array_equal(field_of_vti(tmp_path / "design.vti"), built)
+    np.testing.assert_array_equal(read_mask(tmp_path / "design.stl", (6, 12), box=[[0] * 3, [12, 6, 1.2]]), built > 0.5)
+    assert str(read_history(tmp_path / "history.csv")) == str(result.history)
+    with Image.open(tmp_path / "history.gif") as movie:
+        assert movie.n_frames == len(result.history["step"])  # type: ignore[attr-defined]
+    assert result.certificate["loads_joined_to_supports"] == 1
+
+
+def test_designs_without_an_image_have_what_makes_sense() -> None:
+    grid = Grid(nx=3, ny=2, nz=2)
+    assert list(design_figures(np.ones(grid.shape), cantilever_3d(grid))) == ["surface"]
+    assert list(design_files(np.ones(5), {"step": [0.0]})) == ["history.csv"]
+    assert sorted(design_files(np.full(grid.shape, 0.2), {})) == ["design.vti"]
