@@ -15,6 +15,7 @@ from sciopt.domains.topology.presets import STRUCTURES, bridge_3d, cantilever_3d
 from sciopt.domains.topology.problem import ComplianceProblem
 from sciopt.domains.topology.space import DesignSpace
 from sciopt.domains.topology.structure import PRESETS, Structure, bridge, cantilever, mbb
+from sciopt.domains.topology.truss import Truss, TrussEnergy, TrussProblem, truss_arch, truss_cantilever
 from sciopt.domains.topology.vibration import VibrationProblem
 
 __all__ = [
@@ -46,6 +47,9 @@ __all__ = [
     "SensitivityFilter",
     "StressNorm",
     "Structure",
+    "Truss",
+    "TrussEnergy",
+    "TrussProblem",
     "VibrationProblem",
     "bridge",
     "bridge_3d",
@@ -63,4 +67,6 @@ __all__ = [
     "q4_stiffness",
     "solid_elasticity",
     "tower",
+    "truss_arch",
+    "truss_cantilever",
 ]

@@ -77,7 +77,7 @@ def directional_error(
         step: size of the difference; its error is of the order of ``step**2``.
 
     Example:
-        >>> from sciopt.domains.topology import Grid, cantilever
+        >>> from sciopt.domains.topology import ComplianceProblem, Grid, cantilever
         >>> problem = ComplianceProblem(structure=cantilever(Grid(nx=4, ny=2)), volume_fraction=0.5)
         >>> generator, x = torch.Generator().manual_seed(0), problem.start()
         >>> wrong = directional_error(problem, x, -torch.ones_like(x), cache=FactorCache(problem.energy), generator=generator)
@@ -121,7 +121,7 @@ def certify_design(
         generator: source of the random direction.
 
     Example:
-        >>> from sciopt.domains.topology import Grid, cantilever
+        >>> from sciopt.domains.topology import ComplianceProblem, Grid, cantilever
         >>> problem = ComplianceProblem(structure=cantilever(Grid(nx=4, ny=2)), volume_fraction=0.5)
         >>> x = problem.start()
         >>> made = certify_design(problem, x, torch.tensor(1.0).double(), -torch.ones_like(x),

@@ -36,7 +36,7 @@ class FactorCache:
         size: how many factorizations to keep.
 
     Example:
-        >>> from sciopt.domains.topology import Grid, SIMP, cantilever
+        >>> from sciopt.domains.topology import SIMP, ElasticEnergy, Grid, cantilever
         >>> energy = ElasticEnergy(structure=cantilever(Grid(nx=4, ny=2)), modulus=SIMP())
         >>> cache = FactorCache(energy)
         >>> u = cache.solve(torch.ones(8, dtype=torch.float64), energy.load)
@@ -131,7 +131,7 @@ class DirectEquilibrium(AbstractSolver):
 
     Example:
         >>> from sciopt import Minimize, best_response
-        >>> from sciopt.domains.topology import Grid, SIMP, cantilever
+        >>> from sciopt.domains.topology import SIMP, ElasticEnergy, Grid, cantilever
         >>> energy = ElasticEnergy(structure=cantilever(Grid(nx=8, ny=4)), modulus=SIMP())
         >>> density = torch.ones(4, 8, dtype=torch.float64)
         >>> init = torch.zeros(energy.size, dtype=torch.float64)
@@ -186,7 +186,7 @@ class DirectAdjoint(AbstractLinearSolver):
     Example:
         >>> from sciopt import Minimize, best_response
         >>> from sciopt.hypergradients import Implicit
-        >>> from sciopt.domains.topology import Grid, SIMP, cantilever
+        >>> from sciopt.domains.topology import SIMP, ElasticEnergy, Grid, cantilever
         >>> energy = ElasticEnergy(structure=cantilever(Grid(nx=8, ny=4)), modulus=SIMP())
         >>> cache = FactorCache(energy)
         >>> density = torch.ones(4, 8, dtype=torch.float64, requires_grad=True)

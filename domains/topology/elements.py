@@ -178,7 +178,7 @@ def mass(ndim: int) -> np.ndarray:
     """Consistent mass matrix ``(d 2^d, d 2^d)`` of the element of side 1 and unit density.
 
     Example:
-        >>> round(mass(2).sum(), 12), round(mass(3).sum(), 12)  # the element's mass, once per direction
+        >>> mass(2).sum().round(12).item(), mass(3).sum().round(12).item()  # the element's mass, once per direction
         (2.0, 3.0)
     """
     corners = reference_corners(ndim)

@@ -139,7 +139,7 @@ class HeatProblem:
     Example:
         >>> problem = HeatProblem(structure=heat_sink(Grid(nx=6, ny=6)), volume_fraction=0.4)
         >>> problem.rest(problem.start()).shape
-        torch.Size([46])
+        torch.Size([48])
 
     References:
         Bendsoe, Sigmund. "Topology Optimization: Theory, Methods and Applications". 2003. Section 5.1.6.

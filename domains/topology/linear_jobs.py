@@ -1,4 +1,4 @@
-"""Mechanisms, heat sinks, low stresses and high frequencies as jobs for campaigns and the command line."""
+"""Mechanisms, heat sinks, low stresses and high frequencies, and trusses as jobs for campaigns and the command line."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from sciopt.domains.topology.material import SIMP
 from sciopt.domains.topology.mechanisms import MECHANISMS
 from sciopt.domains.topology.modes import DirectEigenAdjoint, DirectModes, ModeMatrices
 from sciopt.domains.topology.objectives import ElasticProblem, StressNorm
-from sciopt.domains.topology.pictures import draw_conductor, draw_density
+from sciopt.domains.topology.pictures import draw_conductor, draw_density, draw_truss
 from sciopt.domains.topology.presets import l_bracket
 from sciopt.domains.topology.problem import ComplianceProblem
 from sciopt.domains.topology.structure import cantilever
+from sciopt.domains.topology.truss import TrussProblem, truss_arch, truss_cantilever
 from sciopt.domains.topology.vibration import VibrationProblem
 from sciopt.hypergradients import Implicit
-from sciopt.outer import MMA, OptimizeResult
+from sciopt.outer import MMA, OptimalityCriteria, OptimizeResult
 
 __all__ = [
     "DesignOptions",
@@ -32,6 +33,7 @@ __all__ = [
     "HeatOptions",
     "MechanismOptions",
     "StressOptions",
+    "TrussOptions",
     "further_problems",
 ]
 
@@ -116,6 +118,30 @@ class EigenfrequencyOptions(DesignOptions):
     volume_fraction: float = Field(default=0.5, gt=0, lt=1, description="share of the domain that may be filled [1]")
     tip_mass: float = Field(
         default=50.0, ge=0, description="mass at the middle of the free end [masses of a full element]"
+    )
+
+
+class TrussOptions(BaseModel):
+    """Options of ``topology.truss``.
+
+    Example:
+        >>> TrussOptions().reach
+        3
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Literal["truss_cantilever", "truss_arch"] = Field(
+        default="truss_cantilever", description="truss: held on its left side, or pinned at both lower corners"
+    )
+    nx: int = Field(default=8, ge=1, le=100, description="cells from left to right [cells]")
+    ny: int = Field(default=4, ge=1, le=100, description="cells from bottom to top [cells]")
+    reach: int = Field(default=3, ge=1, le=20, description="longest bar, along each axis [cells]")
+    volume: float = Field(default=10.0, gt=0, description="volume of all bars together [area * cell]")
+    area_max: float = Field(default=1.0, gt=0, description="largest area of a bar [area]")
+    max_steps: int = Field(default=500, ge=1, le=100_000, description="largest number of design steps")
+    change_tolerance: float = Field(
+        default=1e-4, gt=0, lt=1, description="end when no size moved by more than this in a step [1]"
     )
 
 
@@ -205,6 +231,33 @@ def run_eigenfrequency(options: EigenfrequencyOptions, context: JobContext) -> J
     return run.run(context, lambda result: {"fundamental frequency [1 / time]": 1 / result.value})
 
 
+def run_truss(options: TrussOptions, context: JobContext) -> JobResult:
+    """Size the bars of a ground structure."""
+    made = truss_cantilever if options.preset == "truss_cantilever" else truss_arch
+    truss = made((options.nx, options.ny), options.reach)
+    problem = TrussProblem(structure=truss, max_volume=options.volume, area_max=options.area_max)
+    cache = FactorCache(problem.energy)
+    run = DesignRun(
+        problem=problem,
+        solver=DirectEquilibrium(cache=cache),
+        hypergradient=Implicit(DirectAdjoint(cache=cache)),
+        outer=OptimalityCriteria(),
+        max_steps=options.max_steps,
+        change_tolerance=options.change_tolerance,
+        quantity="compliance",
+        unit="force * length",
+        load=float(torch.linalg.vector_norm(problem.energy.load)),
+        title=f"{options.preset} {options.nx}x{options.ny}, {len(truss.bars)} bars",
+        draw=draw_truss,
+    )
+
+    def extra(result: OptimizeResult) -> dict[str, float | int | str | bool]:
+        used = problem.physical(result.outer_params) > 1e-3
+        return {"bars": len(truss.bars), "bars in use": int(used.sum())}
+
+    return run.run(context, extra)
+
+
 def _run(
     problem: ElasticProblem | HeatProblem, options: DesignOptions, title: str, quantity: str, unit: str
 ) -> DesignRun:
@@ -228,8 +281,8 @@ def further_problems() -> list[ProblemKind]:
     """The problems of this module, for the registry.
 
     Example:
-        >>> [kind.name for kind in further_problems()]
-        ['topology.mechanism', 'topology.heat', 'topology.stress', 'topology.eigenfrequency']
+        >>> [kind.name.removeprefix("topology.") for kind in further_problems()]
+        ['mechanism', 'heat', 'stress', 'eigenfrequency', 'truss']
     """
     return [
         ProblemKind(
@@ -258,6 +311,13 @@ def further_problems() -> list[ProblemKind]:
             summary="the cantilever with a tip mass whose fundamental frequency is highest at a given volume",
             options=EigenfrequencyOptions,
             run=run_eigenfrequency,
+            version="1",
+        ),
+        ProblemKind(
+            name="topology.truss",
+            summary="the stiffest truss of a given volume: bars of a ground structure are sized",
+            options=TrussOptions,
+            run=run_truss,
             version="1",
         ),
     ]

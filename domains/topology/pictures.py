@@ -8,8 +8,9 @@ import numpy as np
 
 from sciopt.domains.topology.heat import Conductor
 from sciopt.domains.topology.structure import Structure
+from sciopt.domains.topology.truss import Truss
 
-__all__ = ["draw_conductor", "draw_density"]
+__all__ = ["draw_conductor", "draw_density", "draw_truss"]
 
 
 def draw_density(path: Path, density: np.ndarray, structure: Structure, *, title: str = "") -> None:
@@ -99,6 +100,48 @@ def draw_conductor(path: Path, density: np.ndarray, structure: Conductor, *, tit
     axes.imshow(view, cmap="gray_r", vmin=0, vmax=1, extent=(0, length_x, 0, height), interpolation="nearest")
     x, y = grid.positions()[structure.sinks][:, [0, grid.ndim - 1]].T
     axes.scatter(x, y, marker="s", s=20, color="tab:blue", clip_on=False, zorder=3)
+    axes.set_axis_off()
+    if title:
+        axes.set_title(title, fontsize=10)
+    figure.savefig(path, dpi=130)
+
+
+def draw_truss(path: Path, density: np.ndarray, structure: Truss, *, title: str = "") -> None:
+    """Write a picture of a truss, each bar as wide as it is thick; of three dimensions the view along y.
+
+    Args:
+        path: file to write.
+        density: areas of the bars ``(m,)``; bars below 0.2 % of the largest are left out.
+        structure: nodes, bars, supports (blue) and loaded nodes (red).
+        title: line above the picture.
+
+    Example:
+        >>> import tempfile
+        >>> from sciopt.domains.topology import truss_cantilever
+        >>> truss = truss_cantilever((2, 1), reach=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "truss.png"
+        ...     draw_truss(file, np.ones(len(truss.bars)), truss)
+        ...     file.read_bytes()[1:4]
+        b'PNG'
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+
+    d = structure.nodes.shape[1]
+    place = structure.nodes[:, [0, d - 1]]
+    figure = Figure(figsize=(7.0, 5.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    keep = density > 2e-3 * density.max()
+    lines = list(place[structure.bars[keep]])
+    axes.add_collection(LineCollection(lines, linewidths=6 * density[keep] / density.max(), colors="black"))
+    loaded = np.flatnonzero(np.abs(np.atleast_2d(structure.load)).max(axis=0))
+    for unknowns, colour in ((structure.fixed, "tab:blue"), (loaded, "tab:red")):
+        axes.scatter(*place[np.unique(unknowns // d)].T, s=20, color=colour, zorder=3)
+    axes.autoscale()
+    axes.set_aspect("equal")
     axes.set_axis_off()
     if title:
         axes.set_title(title, fontsize=10)

@@ -27,11 +27,11 @@ def michell(grid: Grid) -> Structure:
 
 def l_bracket(grid: Grid) -> Structure:
     """L-shaped bracket: clamped on top of the upright, a unit force down at the tip of the foot, spread over a short edge
-    so that its stress stays finite; the upper right 3/5 of the box are empty. The benchmark of stress.
+    so that its stress stays finite; the upper right of the box, 3/5 of each side, is empty. The benchmark of stress.
 
     Example:
         >>> bracket = l_bracket(Grid(nx=10, ny=10))
-        >>> int(bracket.active.sum()), round(bracket.load.sum(), 12)
+        >>> int(bracket.active.sum()), bracket.load.sum().round(12).item()
         (64, -1.0)
 
     References:

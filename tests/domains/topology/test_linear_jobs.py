@@ -28,8 +28,7 @@ def run(name: str, options: dict, folder: Path) -> JobResult:
     assert abs(float(result.certificate["hypergradient_error"])) < 1e-6
     assert float(result.certificate["inner_residual"]) < 1e-8
     assert float(result.certificate["volume_error"]) < 2e-3
-    (draw,) = result.figures.values()
-    draw(folder / "picture.png")
+    result.figures["density"](folder / "picture.png")
     assert (folder / "picture.png").read_bytes()[1:4] == b"PNG"
     return result
 
@@ -79,13 +78,20 @@ def test_the_fundamental_frequency_rises(tmp_path: Path) -> None:
     assert float(result.metrics["fundamental frequency [1 / time]"]) * result.objective == pytest.approx(1.0)
 
 
+def test_the_truss_keeps_few_bars(tmp_path: Path) -> None:
+    options = {"preset": "truss_arch", "nx": 4, "ny": 2, "reach": 2, "max_steps": 60}
+    result = run("topology.truss", options, tmp_path)
+    assert result.objective < 0.5 * result.history["compliance"][0]
+    assert int(result.metrics["bars in use"]) < 0.5 * int(result.metrics["bars"])
+
+
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_options_are_described_and_strict(name: str) -> None:
     model = KINDS[name].options
     assert all(field.description for field in model.model_fields.values())
     assert model.model_validate(model().model_dump(mode="json")) == model()
     with pytest.raises(pydantic.ValidationError):
-        model.model_validate({"volume": 0.5})
+        model.model_validate({"volume_fractoin": 0.5})
 
 
 def test_dimensions_and_presets_have_to_agree() -> None:
