@@ -71,6 +71,12 @@ class MechanismOptions(DesignOptions):
     preset: Literal["inverter", "gripper"] = Field(
         default="inverter", description="mechanism: half a force inverter, or half a gripper"
     )
+    move: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="largest change of a density in one step of MMA; large first steps can cut the output off [1]",
+    )
 
 
 class HeatOptions(DesignOptions):
