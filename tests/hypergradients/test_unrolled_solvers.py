@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sciopt import Constrained, FixedPoint, LeastSquares, Minimize, RootFind, best_response
-from sciopt.hypergradients import ForwardUnrolled, Unrolled
+from sciopt.hypergradients import AbstractHypergradient, ForwardUnrolled, Unrolled
 from sciopt.inner import (
     LBFGS,
     Adam,
@@ -91,7 +91,7 @@ def differences(solver, problem) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("solver", "problem"), CASES, ids=NAMES)
 def test_derivative_of_the_steps_taken(solver, problem):
     truth = differences(solver, problem)
-    methods = [Unrolled(num_steps=STEPS), Unrolled(num_steps=STEPS, checkpoints=3)]
+    methods: list[AbstractHypergradient] = [Unrolled(num_steps=STEPS), Unrolled(num_steps=STEPS, checkpoints=3)]
     if isinstance(solver, (LBFGS, NewtonCG, Anderson, Adam)):  # one of each kind of state; the others share their code
         methods.append(ForwardUnrolled(num_steps=STEPS))
     for method in methods:
