@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from sciopt.hypergradients.abstract import Record
-from sciopt.hypergradients.cascade import select
-from sciopt.linsolve import LinearOperator
+from sciopt.hypergradients.cascade import Cascade
 from sciopt.linsolve.abstract import AbstractLinearSolver
 from sciopt.problem import Recurrence
 from sciopt.problem.system import Oracle
@@ -74,7 +73,7 @@ def certify(
     condition = condition_of(low, high)
     fine = max(min(1e-2, 0.05 / condition), 100 * eps)
     with torch.no_grad():
-        correction = solver_of(record, first, fine).solve(first, residual)
+        correction = solver_of(record, fine).solve(first, residual)
     corrected = x - correction.value
     leaves = [a.clone().requires_grad_(i < count) for i, a in enumerate(args)]
     point = corrected.clone().requires_grad_()
@@ -89,7 +88,7 @@ def certify(
     left = 1.0 if known is None else relative_residual(known, seeds[0])
     with torch.no_grad():
         tight = max(min(fine, 0.05 * left / condition**0.5), 100 * eps)
-        adjoint = solver_of(record, operator, tight).solve(operator.transpose(), seeds[0], x0=guess)
+        adjoint = solver_of(record, tight).solve(operator.transpose(), seeds[0], x0=guess)
     low, high = curvature(adjoint, x, low, high)
     if after.requires_grad:
         pulled = torch.autograd.grad(after, leaves[:count], -adjoint.value, materialize_grads=True, allow_unused=True)
@@ -115,10 +114,10 @@ def certify(
     return Certificate(error_bound=1.5 * error + rounding, kind=kind, min_ritz=low, max_ritz=high)
 
 
-def solver_of(record: Record, operator: LinearOperator, rtol: float) -> AbstractLinearSolver:
-    """The caller's linear solver when it is direct, else the first choice for the operator at the tolerance needed."""
+def solver_of(record: Record, rtol: float) -> AbstractLinearSolver:
+    """The caller's linear solver when it is direct, else `Cascade` at the tolerance needed."""
     known = record.linear_solver
-    return known if known is not None and known.direct else select(operator, rtol)
+    return known if known is not None and known.direct else Cascade(rtol=rtol)
 
 
 def condition_of(low: Tensor, high: Tensor) -> float:
