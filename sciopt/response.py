@@ -12,7 +12,17 @@ from sciopt.hypergradients.abstract import AbstractHypergradient, Record, Reques
 from sciopt.hypergradients.auto import Auto
 from sciopt.inner.abstract import AbstractSolver
 from sciopt.params import ravel
-from sciopt.problem import AbstractProblem, Constrained, Eigen, FixedPoint, LeastSquares, Minimize, Recurrence, RootFind
+from sciopt.problem import (
+    AbstractProblem,
+    Constrained,
+    Eigen,
+    FixedPoint,
+    InitialValue,
+    LeastSquares,
+    Minimize,
+    Recurrence,
+    RootFind,
+)
 from sciopt.problem.captures import find_captures
 from sciopt.problem.system import System
 from sciopt.solution import Solution
@@ -134,6 +144,11 @@ def resolve(
     problem: AbstractProblem, solver: AbstractSolver | None, hypergradient: AbstractHypergradient | None
 ) -> tuple[Any, AbstractHypergradient]:
     """Check the strategies and fill in the defaults."""
+    if isinstance(problem, InitialValue):
+        raise TypeError(
+            "best_response: expected a problem with an inner solver, got an InitialValue, which only states an ODE so far. "
+            "Write its time steps as a Recurrence, or integrate it with torchdiffeq.odeint."
+        )
     for name, value, kind, advice in (
         ("problem", problem, AbstractProblem, "Pass one of Minimize, FixedPoint, RootFind, LeastSquares, ..."),
         ("solver", solver, AbstractSolver, "Pass an object of sciopt.inner, for example LBFGS()."),

@@ -12,6 +12,7 @@ from sciopt import (
     Constrained,
     Eigen,
     FixedPoint,
+    InitialValue,
     LeastSquares,
     Minimize,
     Recurrence,
@@ -260,3 +261,9 @@ def test_inputs_are_left_untouched():
 def test_inner_loss_that_was_detached():
     with pytest.raises(ValueError, match="Minimize: expected a loss that depends on the inner parameters"):
         best_response(Minimize(lambda t, p: ((t - p) ** 2).sum().detach()), ONE, init=ZERO)
+
+
+def test_statement_of_an_ode_says_what_to_use_instead():
+    ode = InitialValue(lambda t, y, p: -p * y, times=torch.tensor([0.0, 1.0], dtype=F64))
+    with pytest.raises(TypeError, match="only states an ODE so far. Write its time steps as a Recurrence"):
+        best_response(ode, ONE, init=ONE)  # pyright: ignore[reportArgumentType]
