@@ -83,14 +83,18 @@ def ratio(above: Iterable[str], below: Iterable[str]) -> Measured:
     return Measured(value, "; ".join(compared(name, times, labels) for name in (*below, *above)))
 
 
-@bar("logistic hyperparameters, best torch package / sciopt's best", tier="bench", bar=">= 3x")
-def against_torch() -> Measured:
-    return ratio(TORCH_PEERS, OURS)
-
-
-@bar("logistic hyperparameters, best torch package / sciopt as a black box", tier="bench", bar=None)
+@bar("logistic hyperparameters, best torch package / sciopt as a black box", tier="bench", bar=">= 3x")
 def black_box_against_torch() -> Measured:
-    return ratio(TORCH_PEERS, OURS[1:])
+    """The like-for-like comparison: every route sees the loss only."""
+    found = ratio(TORCH_PEERS, OURS[1:])
+    tried = "tried: L-BFGS-preconditioned and Galerkin-seeded CG (1 to 3 of 18 products saved), host-side L-BFGS scalars (kept)"
+    return Measured(found.value, f"{found.note}; {tried}")
+
+
+@bar("logistic hyperparameters, best torch package / sciopt's closed form", tier="bench", bar=None)
+def closed_form_against_torch() -> Measured:
+    """Not like for like: the formula uses that there are fewer rows than weights, which no peer is told."""
+    return ratio(TORCH_PEERS, OURS[:1])
 
 
 @bar("logistic hyperparameters, best hand-written torch / sciopt's best", tier="bench", bar=None)
