@@ -8,7 +8,7 @@ import torch
 
 from tests.benchmarks import run as runner
 from tests.benchmarks.measure import peak_bytes, side_by_side
-from tests.benchmarks.table import Bars, Bound, Measured, PeerMissing, peer, render
+from tests.benchmarks.table import BARS, Bars, Bound, Measured, PeerMissing, peer, render
 
 
 @pytest.fixture
@@ -132,8 +132,12 @@ def test_a_peer_that_breaks_inside_is_an_error_not_a_missing_peer(tmp_path, monk
 
 
 def test_the_bars_of_this_repository_can_be_loaded():
-    """Without any peer installed, with unique names."""
+    """Without any peer installed, with unique names, in both tiers; the like-for-like rows are the ones with a bar."""
     runner.load_bars()
+    assert {item.tier for item in BARS.by_name.values()} == {"validate", "bench"}
+    bounds = {name: item.bound for name, item in BARS.by_name.items() if name.startswith("logistic")}
+    held = {name for name, bound in bounds.items() if bound is not None}
+    assert held and all("black box" in name for name in held)
 
 
 def test_times_are_medians_of_rounds_in_turn():

@@ -87,7 +87,9 @@ def ratio(above: Iterable[str], below: Iterable[str]) -> Measured:
 def black_box_against_torch() -> Measured:
     """The like-for-like comparison: every route sees the loss only."""
     found = ratio(TORCH_PEERS, OURS[1:])
-    tried = "tried: L-BFGS-preconditioned and Galerkin-seeded CG (1 to 3 of 18 products saved), host-side scalars (kept)"
+    tried = (
+        "tried: L-BFGS-preconditioned and Galerkin-seeded CG (1 to 3 of 18 products saved), host-side scalars (kept)"
+    )
     return Measured(found.value, f"{found.note}; {tried}")
 
 
