@@ -1,0 +1,1 @@
+"""Implicit layers: equilibrium networks, neural ODEs, stiff systems and optimization layers, on one differentiable core."""
