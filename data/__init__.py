@@ -8,5 +8,6 @@ if __name__ == "data":
 
 from sciopt.data.catalogue import Entry, entry, registry
 from sciopt.data.fetcher import DataError, FileState, cache_dir, fetch, verify
+from sciopt.data.shipped import shipped
 
-__all__ = ["DataError", "Entry", "FileState", "cache_dir", "entry", "fetch", "registry", "verify"]
+__all__ = ["DataError", "Entry", "FileState", "cache_dir", "entry", "fetch", "registry", "shipped", "verify"]

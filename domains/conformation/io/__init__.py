@@ -2,9 +2,11 @@
 
 from sciopt.domains.conformation.io.datasets import (
     GeomSubset,
+    Gfn2Group,
     load_chembl,
     load_crystal_ligands,
     load_geom_smiles,
+    load_gfn2_conformers,
     load_macrocycles,
 )
 from sciopt.domains.conformation.io.ensembles import (
@@ -33,6 +35,7 @@ __all__ = [
     "EnergyUnit",
     "EnsembleResult",
     "FailureKind",
+    "Gfn2Group",
     "GeomSubset",
     "MixturePolicy",
     "MoleculeError",
@@ -43,6 +46,7 @@ __all__ = [
     "load_chembl",
     "load_crystal_ligands",
     "load_geom_smiles",
+    "load_gfn2_conformers",
     "load_macrocycles",
     "molecule",
     "read_geom_json",

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from enum import Enum
 
-from sciopt.data import fetch
-from sciopt.domains.conformation.io.ensembles import EnsembleResult, read_sdf_ensembles
+from sciopt.data import fetch, shipped
+from sciopt.domains.conformation.io.ensembles import EnergyUnit, EnsembleResult, read_sdf_ensembles
 from sciopt.domains.conformation.io.preparation import MixturePolicy, Preparation
 from sciopt.domains.conformation.io.records import ReadResult
 from sciopt.domains.conformation.io.sdf import read_sdf
 from sciopt.domains.conformation.io.smiles import read_smi, read_smiles_table
 
-__all__ = ["GeomSubset", "load_chembl", "load_crystal_ligands", "load_geom_smiles", "load_macrocycles"]
+__all__ = [
+    "Gfn2Group",
+    "GeomSubset",
+    "load_chembl",
+    "load_crystal_ligands",
+    "load_geom_smiles",
+    "load_gfn2_conformers",
+    "load_macrocycles",
+]
 
 
 class GeomSubset(Enum):
@@ -24,6 +32,56 @@ class GeomSubset(Enum):
 
     DRUGS = "molecules/geom_drugs_test_smiles.csv"
     QM9 = "molecules/geom_qm9_test_smiles.csv"
+
+
+class Gfn2Group(Enum):
+    """The two parts of the project's own reference set.
+
+    Example:
+        >>> [group.value for group in Gfn2Group]
+        ['small', 'drug']
+    """
+
+    SMALL = "small"
+    DRUGS = "drug"
+
+
+def load_gfn2_conformers(group: Gfn2Group | None = None) -> EnsembleResult:
+    """The project's own reference conformers, shipped with it: 150 small molecules and 60 named drugs.
+
+    590 minima of GFN2-xTB in the gas phase, reached from ETKDG starts, lowest first: up to six of a small molecule, up to
+    five of a drug, 0.125 angstrom apart at least (heavy atoms), and one alone where no other was found. Coordinates in
+    angstrom; energies in kcal/mol relative to the lowest conformer found, which need not be the global minimum; the largest
+    force left on an atom is 0.005 eV/angstrom and stands in the property ``largest_force_eV_per_angstrom``. ``python -m
+    sciopt.data.make_gfn2_conformers`` makes it again.
+
+    Args:
+        group: one part; None: both.
+
+    Returns:
+        `EnsembleResult`, one set per molecule, named in ``record.name``.
+
+    Raises:
+        DataError: when the shipped file is missing or damaged.
+
+    Example:
+        >>> drugs = load_gfn2_conformers(Gfn2Group.DRUGS)
+        >>> len(drugs.sets), drugs.sets[0].record.name, drugs.sets[0].energies[0].item()
+        (60, 'aspirin', 0.0)
+
+    References:
+        Bannwarth, Ehlert, Grimme. "GFN2-xTB". J. Chem. Theory Comput. 15, 2019. Riniker, Landrum. "Better informed
+        distance geometry". J. Chem. Inf. Model. 55, 2015.
+    """
+    read = read_sdf_ensembles(
+        shipped("gfn2_conformers.sdf.gz"),
+        energy_property="relative_energy_kcal_per_mol",
+        energy_unit=EnergyUnit.KCAL_PER_MOL,
+    )
+    if group is None:
+        return read
+    kept = tuple(item for item in read.sets if item.record.mol.GetProp("group") == group.value)
+    return EnsembleResult(sets=kept, failures=read.failures, source=read.source)
 
 
 def load_crystal_ligands(preparation: Preparation | None = None) -> ReadResult:
