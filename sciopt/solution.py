@@ -85,7 +85,8 @@ class Solution:
         residual_norm: norm of the residual at ``value``, shape ``(*batch,)``.
         num_steps: steps taken by each problem, int64, shape ``(*batch,)``.
         state: what a warm start may use (solver specific), or None.
-        aux: further tensors by name, e.g. ``min_ritz`` and ``max_ritz`` of a Krylov solve.
+        aux: further tensors by name, e.g. ``min_ritz`` and ``max_ritz`` of a Krylov solve; and ``advice``, where a solver
+            can say better than the status what went wrong.
 
     Example:
         >>> code = torch.tensor(0)
@@ -158,7 +159,7 @@ class SolveError(RuntimeError):
         residual = float(solution.residual_norm.max()) if solution.residual_norm.numel() else 0.0
         super().__init__(
             f"{what}: expected status CONVERGED, got {status.name}{where} after {steps} steps, "
-            f"residual norm {residual:.3e}. {status.advice}"
+            f"residual norm {residual:.3e}. {solution.aux.get('advice', status.advice)}"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from sciopt.domains.topology.grid import Grid
 
-__all__ = ["conductor_joined", "free_motions", "joined_to_supports", "loose_island"]
+__all__ = ["conductor_joined", "free_motions", "held_nodes", "joined_to_supports", "loose_island", "reached"]
 
 AXES = "xyz"
 
@@ -150,18 +150,38 @@ def joined_to_supports(
         >>> joined_to_supports(grid, np.array([[1.0, 0.2, 1.0]]), np.arange(4), np.eye(16)[15])
         False
     """
-    d = grid.ndim
-    labels, nodes = islands(density > cut).reshape(-1), grid.element_nodes()
     held = fixed if springs is None else np.union1d(fixed, np.flatnonzero(springs))
     size = np.abs(np.atleast_2d(load)).max(axis=0)
     size[fixed] = 0.0
-    loaded = marked(np.flatnonzero(size > 1e-6 * size.max()) // d, grid.num_nodes)
+    loaded = marked(np.flatnonzero(size > 1e-6 * size.max()) // grid.ndim, grid.num_nodes)
+    return bool(held_nodes(grid, density > cut, held, loaded)[loaded].all())
+
+
+def held_nodes(grid: Grid, material: np.ndarray, held: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Nodes of the islands of material that are held against every rigid motion, ``(num_nodes,)``.
+
+    Args:
+        grid: the elements; they join across sides.
+        material: which elements there are, bool of the grid's shape.
+        held: numbers of the unknowns that are held.
+        wanted: nodes, bool ``(num_nodes,)``; islands without any of them are left out.
+
+    Example:
+        >>> grid = Grid(nx=3, ny=1)
+        >>> every = np.ones(8, dtype=bool)
+        >>> held_nodes(grid, np.array([[True, False, True]]), np.arange(4), every).tolist()
+        [True, True, True, True, False, False, False, False]
+    """
+    d = grid.ndim
+    labels, nodes = islands(material).reshape(-1), grid.element_nodes()
+    at_support = marked(held // d, grid.num_nodes)
     good = np.zeros(grid.num_nodes, dtype=bool)
-    for island in set(labels[loaded[nodes].any(axis=1)].tolist()) - {0}:
+    touching = set(labels[at_support[nodes].any(axis=1)].tolist())
+    for island in (set(labels[wanted[nodes].any(axis=1)].tolist()) & touching) - {0}:
         inside = marked(nodes[labels == island], grid.num_nodes)
         if not free_motions(grid, held[inside[held // d]]):
             good |= inside
-    return bool(good[loaded].all())
+    return good
 
 
 def conductor_joined(grid: Grid, density: np.ndarray, sinks: np.ndarray, cut: float = 0.5) -> bool:
@@ -181,6 +201,18 @@ def conductor_joined(grid: Grid, density: np.ndarray, sinks: np.ndarray, cut: fl
     at_sink = marked(sinks, grid.num_nodes)[grid.element_nodes()].any(axis=1)
     found = set(labels.tolist()) - {0}
     return bool(found) and found <= set(labels[at_sink].tolist())
+
+
+def reached(grid: Grid, material: np.ndarray, sinks: np.ndarray) -> np.ndarray:
+    """Nodes of the islands of material that touch one of ``sinks`` (numbers of nodes), ``(num_nodes,)``.
+
+    Example:
+        >>> reached(Grid(nx=3, ny=1), np.array([[True, False, True]]), np.array([0])).sum()
+        np.int64(4)
+    """
+    labels, nodes = islands(material).reshape(-1), grid.element_nodes()
+    cold = np.unique(labels[marked(sinks, grid.num_nodes)[nodes].any(axis=1)])
+    return marked(nodes[np.isin(labels, cold[cold > 0])], grid.num_nodes)
 
 
 def describe_place(place: np.ndarray) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sciopt.checks import check_rtol_dtype, check_tolerances
 from sciopt.domains.topology.assembly import QuadraticEnergy
+from sciopt.domains.topology.cut_off import refuse_cut_off
 from sciopt.inner.abstract import AbstractSolver
 from sciopt.linsolve.abstract import AbstractLinearSolver
 from sciopt.linsolve.operator import LinearOperator
@@ -124,7 +125,7 @@ class DirectEquilibrium(AbstractSolver):
 
     One Newton step from zero, exact because the energy is quadratic. Converged means that the gradient of the energy is
     below ``atol + rtol * (|f| + E_max |K_e| |u|)``: small against the forces inside the structure, which rounding of u
-    disturbs.
+    disturbs. Loads that only void carries end as SINGULAR and are named (see `refuse_cut_off`).
 
     Args:
         cache: the structure with its factorizations; share it with `DirectAdjoint`.
@@ -163,10 +164,18 @@ class DirectEquilibrium(AbstractSolver):
             moduli = oracle.system.call(energy.moduli, x, oracle.args).detach()
             force = -oracle.residual(torch.zeros_like(x))
             value = self.cache.solve(moduli, force)
-            norm = torch.linalg.vector_norm(oracle.residual(value), dim=-1)
+            residual = oracle.residual(value)
+            norm = torch.linalg.vector_norm(residual, dim=-1)
+            size = torch.linalg.vector_norm(force, dim=-1)
+            if x.dtype == torch.float64 and bool((norm > self.atol + rtol * size).any()):  # huge displacements
+                refined = value - self.cache.solve(moduli, residual)
+                again = torch.linalg.vector_norm(oracle.residual(refined), dim=-1)
+                value = torch.where((again < norm).unsqueeze(-1), refined, value)
+                norm = torch.fmin(again, norm)
             inside = largest_stiffness(energy, moduli)
-            scale = torch.linalg.vector_norm(force, dim=-1) + inside * torch.linalg.vector_norm(value, dim=-1)
-        return verdict(value, norm, scale, self.atol + rtol * scale)
+            scale = size + inside * torch.linalg.vector_norm(value, dim=-1)
+            solution = verdict(value, norm, scale, self.atol + rtol * scale)
+            return refuse_cut_off(energy, solution, force, moduli, self.atol + rtol * size)
 
 
 @final

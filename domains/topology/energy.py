@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sciopt.domains.topology.assembly import gather_places, gathered
+from sciopt.domains.topology.connectivity import describe_place, held_nodes, marked
 from sciopt.domains.topology.elements import elastic_stiffness
 from sciopt.domains.topology.multigrid.placement import Placement, stored_energy
 from sciopt.domains.topology.structure import Structure
@@ -136,6 +138,23 @@ class ElasticEnergy:
         """Potential energy ``(*batch,)`` of displacements ``(*batch, n)`` for a design ``(*batch, ny, nx)``, 3D
         ``(*batch, nz, ny, nx)``."""
         return self.strain_energy(displacements, density) - self.work(displacements, density)
+
+    def held(self, material: np.ndarray, loaded: np.ndarray) -> np.ndarray:
+        """Which free displacements ``(n,)`` lie on material (bool, ``(elements,)``) that supports and springs hold against
+        every rigid motion; of islands with ``loaded`` ones ``(n,)``. A sprung displacement is held by its spring."""
+        structure, grid = self.structure, self.structure.grid
+        wanted = marked(structure.free[loaded] // grid.ndim, grid.num_nodes)
+        found = held_nodes(grid, material.reshape(grid.shape), structure.held, wanted)[structure.free // grid.ndim]
+        return found if self.springs is None else found | (self.springs > 0).numpy()
+
+    def stored(self, moduli: Tensor, unknowns: Tensor) -> Tensor:
+        """Energy ``(*batch,)`` in elements of these moduli, ``(*batch, elements)`` as from `moduli`, springs apart."""
+        return stored_energy(self.placement, moduli.unflatten(-1, self.placement.lattice.shape), unknowns)
+
+    def place_of(self, unknown: int) -> str:
+        """Coordinates of a free displacement's node, in element sides, for messages."""
+        grid = self.structure.grid
+        return describe_place(grid.positions()[self.structure.free[unknown] // grid.ndim])
 
     def full_displacements(self, displacements: Tensor) -> Tensor:
         """Displacements of all nodes ``(*batch, num_nodes, d)``, held ones zero."""

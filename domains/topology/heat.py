@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sciopt.bilevel import BilevelProblem
 from sciopt.domains.topology.assembly import gather_places
+from sciopt.domains.topology.connectivity import describe_place, reached
 from sciopt.domains.topology.elements import conductance
 from sciopt.domains.topology.filters import AbstractDensityMap, SensitivityFilter
 from sciopt.domains.topology.grid import Grid
@@ -123,6 +124,19 @@ class ConductionEnergy:
     def dissipation(self, temperatures: Tensor) -> Tensor:
         """``q^T t``, shape ``(*batch,)``; at the steady state the thermal compliance."""
         return (temperatures * self.load.to(temperatures)).sum(-1)
+
+    def held(self, material: np.ndarray, loaded: np.ndarray) -> np.ndarray:
+        """Which free temperatures ``(n,)`` lie on material (bool, ``(elements,)``) that touches a sink."""
+        grid = self.conductor.grid
+        return reached(grid, material.reshape(grid.shape), self.conductor.sinks)[self.conductor.free]
+
+    def stored(self, moduli: Tensor, unknowns: Tensor) -> Tensor:
+        """Energy ``(*batch,)`` in elements of these moduli, ``(*batch, elements)`` as from `moduli`, springs apart."""
+        return stored_energy(self.placement, moduli.unflatten(-1, self.placement.lattice.shape), unknowns)
+
+    def place_of(self, unknown: int) -> str:
+        """Coordinates of a free temperature's node, in element sides, for messages."""
+        return describe_place(self.conductor.grid.positions()[self.conductor.free[unknown]])
 
     def __call__(self, temperatures: Tensor, density: Tensor) -> Tensor:
         """Energy ``(*batch,)`` of temperatures ``(*batch, n)`` for a design."""

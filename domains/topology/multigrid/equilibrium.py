@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_rtol_dtype, check_tolerances
+from sciopt.domains.topology.cut_off import refuse_cut_off
 from sciopt.domains.topology.multigrid.hierarchy import Hierarchy, VCycle
 from sciopt.domains.topology.multigrid.pcg import Outcome, dot, solve_fields
 from sciopt.domains.topology.multigrid.placement import Placement
@@ -172,7 +173,8 @@ class MultigridEquilibrium(AbstractSolver):
     """Settle a linear elastic structure by multigrid-preconditioned conjugate gradients.
 
     The inner solver for `ElasticEnergy` and `ConductionEnergy` from some ten thousand unknowns on (see `settle`); time and
-    memory grow in proportion to the elements. Warm: starts from the displacements given as ``init``.
+    memory grow in proportion to the elements. Warm: starts from the displacements given as ``init``. Loads that only void
+    carries end as SINGULAR and are named (see `refuse_cut_off`).
 
     Args:
         cache: the structure with its hierarchies; share it with `MultigridAdjoint`.
@@ -216,7 +218,9 @@ class MultigridEquilibrium(AbstractSolver):
             out = self.cache.solve(moduli, force, rtol=rtol, atol=self.atol, max_steps=self.max_steps, start=start)
             value = out.value.to(x.dtype)
             norm = torch.linalg.vector_norm(oracle.residual(value), dim=-1)
-        return verdict(self.cache, out, value, norm, moduli, force, rtol, self.atol)
+            solution = verdict(self.cache, out, value, norm, moduli, force, rtol, self.atol)
+            limit = 1.01 * (self.atol + rtol * torch.linalg.vector_norm(force, dim=-1))
+            return refuse_cut_off(self.cache.energy, solution, force, moduli, limit)
 
 
 @final
