@@ -26,6 +26,7 @@ from sciopt.problem import (
 from sciopt.problem.captures import find_captures
 from sciopt.problem.system import System
 from sciopt.solution import Solution
+from sciopt.steppers.field import Field
 from sciopt.transforms import plain, under_transform
 
 __all__ = ["best_response", "respond"]
@@ -51,8 +52,8 @@ def best_response(
         outer_params: phi, a floating-point tensor or (nested) dict of tensors of one dtype and device.
         init: start of the inner solve, a tensor or tree with the structure, shapes ``(*batch, ...)``, dtype and device of
             theta.
-        solver: how theta* is found; None: L-BFGS for minima, Newton for equations (not needed by `Recurrence` and
-            `ClosedForm`).
+        solver: how theta* is found; None: L-BFGS for minima, Newton for equations, Tsit5 for `InitialValue` (not needed by
+            `Recurrence` and `ClosedForm`).
         hypergradient: how it is differentiated; None: `Auto`.
         throw: raise `SolveError` when a solve fails (inner, or adjoint during the backward pass), else return the `Solution`
             with its status (and warn about the adjoint).
@@ -111,7 +112,7 @@ def respond(
         method, reason = method.choose(problem, x0.numel(), x0.element_size())
         record.notes.append(reason)
     captured: tuple[torch.Tensor, ...] = ()
-    if method.needs_captures:
+    if method.needs_captures or isinstance(problem, InitialValue):
         captured = captures_of(system, x0, leaves)
     if captured:
         system = System(problem=problem, layout=layout, outer_spec=spec, num_outer=len(leaves), captured=captured)
@@ -144,11 +145,6 @@ def resolve(
     problem: AbstractProblem, solver: AbstractSolver | None, hypergradient: AbstractHypergradient | None
 ) -> tuple[Any, AbstractHypergradient]:
     """Check the strategies and fill in the defaults."""
-    if isinstance(problem, InitialValue):
-        raise TypeError(
-            "best_response: expected a problem with an inner solver, got an InitialValue, which only states an ODE so far. "
-            "Write its time steps as a Recurrence, or integrate it with torchdiffeq.odeint."
-        )
     for name, value, kind, advice in (
         ("problem", problem, AbstractProblem, "Pass one of Minimize, FixedPoint, RootFind, LeastSquares, ..."),
         ("solver", solver, AbstractSolver, "Pass an object of sciopt.inner, for example LBFGS()."),
@@ -169,6 +165,7 @@ def resolve(
 def default_solver(problem: AbstractProblem) -> AbstractSolver:
     """The inner solver used when none is named."""
     from sciopt.inner import LBFGS, ConstrainedNewton, EigenSolve, Newton, ProximalGradient
+    from sciopt.steppers import Tsit5
 
     if isinstance(problem, Minimize):
         return LBFGS() if problem.smooth else ProximalGradient()
@@ -178,6 +175,8 @@ def default_solver(problem: AbstractProblem) -> AbstractSolver:
         return ConstrainedNewton()
     if isinstance(problem, Eigen):
         return EigenSolve()
+    if isinstance(problem, InitialValue):
+        return Tsit5()
     assert isinstance(problem, (FixedPoint, RootFind))
     return Newton()
 
@@ -201,6 +200,8 @@ def captures_of(system: System, x0: torch.Tensor, leaves: list[torch.Tensor]) ->
         inner, outer = system.layout.unflatten(x), system.outer(args)
         if isinstance(problem, Recurrence):
             return problem.at(inner, outer, 0) if problem.num_steps else inner
+        if isinstance(problem, InitialValue):
+            return probe_field(Field(system, args), x)
         if isinstance(problem, (Minimize, LeastSquares)):
             value = problem.objective(inner, outer)
             moved = problem.project(inner, 1.0, outer) if isinstance(problem, Minimize) else inner
@@ -216,6 +217,19 @@ def captures_of(system: System, x0: torch.Tensor, leaves: list[torch.Tensor]) ->
             "them in, or use Unrolled() without `checkpoints`."
         )
     return captured
+
+
+def probe_field(field: Field, x: torch.Tensor) -> Any:
+    """Everything that integration asks of an `InitialValue`, once."""
+    problem = field.problem
+    y = x.reshape(field.rows, field.size)
+    times = field.times(y)
+    seen = [field(times[0], y), times]
+    if problem.event is not None:
+        seen.append(field.event(times[0], y))
+    if problem.jacobian is not None:
+        seen.append(field.jacobian(times[0], y))
+    return seen if problem.mass is None else [*seen, problem.mass * 1]
 
 
 def rng_states(like: torch.Tensor) -> list[torch.Tensor]:

@@ -263,7 +263,9 @@ def test_inner_loss_that_was_detached():
         best_response(Minimize(lambda t, p: ((t - p) ** 2).sum().detach()), ONE, init=ZERO)
 
 
-def test_statement_of_an_ode_says_what_to_use_instead():
+def test_statement_of_an_ode_says_what_differentiates_it():
     ode = InitialValue(lambda t, y, p: -p * y, times=torch.tensor([0.0, 1.0], dtype=F64))
-    with pytest.raises(TypeError, match="only states an ODE so far. Write its time steps as a Recurrence"):
-        best_response(ode, ONE, init=ONE)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        TypeError, match="differentiates the steps, got one that needs an optimality residual. Use Unrolled"
+    ):
+        best_response(ode, ONE, init=ONE, hypergradient=Implicit())

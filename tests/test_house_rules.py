@@ -20,6 +20,7 @@ from sciopt.outer.abstract import AbstractOuterStep
 from sciopt.problem import AbstractProblem
 
 PUBLIC = ("sciopt", "sciopt.inner", "sciopt.linsolve", "sciopt.hypergradients", "sciopt.constraints", "sciopt.outer")
+PUBLIC += ("sciopt.steppers",)
 NOUNS = (
     AbstractProblem,
     AbstractSolver,
@@ -41,7 +42,7 @@ CORE = (
     "params",
     "problem",
 )
-CORE += ("response", "solution", "transforms", "verify")
+CORE += ("response", "solution", "steppers", "transforms", "verify")
 
 
 def modules() -> list[Any]:

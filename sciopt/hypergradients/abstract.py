@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sciopt.inner.abstract import AbstractSolver
 from sciopt.linsolve.abstract import AbstractLinearSolver
-from sciopt.problem import Recurrence
+from sciopt.problem import InitialValue, Recurrence
 from sciopt.problem.base import AbstractProblem
 from sciopt.problem.captures import mark_derived
 from sciopt.problem.system import Oracle, System
@@ -139,8 +139,8 @@ class AbstractReattached(AbstractHypergradient):
 
 def run_solver(request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
     """The inner solve by the request's solver, for methods that start from a residual."""
-    if isinstance(request.system.problem, Recurrence):
-        request.system.problem.optimality(None, None)  # raises: a recurrence has no equation to solve
+    if isinstance(request.system.problem, (Recurrence, InitialValue)):
+        request.system.problem.optimality(None, None)  # raises: there is no equation to solve
     assert request.solver is not None
     return request.solver.solve(Oracle(request.system, args), x0)
 
@@ -215,7 +215,7 @@ class Response(torch.autograd.Function):
         lifted = lift(request, in_dims[3:], info.batch_size)
         out = Response.apply(method, lifted, to_front(x0, in_dims[2], info.batch_size), *args)
         problem = request.system.problem
-        steps_first = isinstance(problem, Recurrence) and problem.trajectory
+        steps_first = isinstance(problem, InitialValue) or (isinstance(problem, Recurrence) and problem.trajectory)
         return out, (int(steps_first), 0, 0, 0)
 
 

@@ -14,7 +14,7 @@ from sciopt.hypergradients.abstract import AbstractHypergradient, Request
 from sciopt.hypergradients.closed_form import ClosedForm
 from sciopt.hypergradients.implicit import Implicit
 from sciopt.hypergradients.unrolled import Unrolled
-from sciopt.problem import Minimize, Recurrence
+from sciopt.problem import InitialValue, Minimize, Recurrence
 from sciopt.problem.base import AbstractProblem
 from sciopt.solution import Solution
 
@@ -34,6 +34,7 @@ class Auto(AbstractHypergradient):
     | anything with an optimality residual | `Implicit` with `Cascade`, which falls back when a solve fails |
     | `Recurrence` whose record fits in ``memory`` | `Unrolled` |
     | a longer `Recurrence` | `Unrolled` with sqrt(T) checkpoints |
+    | `InitialValue` | `Unrolled`: one state per time step |
 
     The choice and its reason stand in ``solution.aux["method"]`` and in the notes of `sciopt.hypergradient`.
 
@@ -73,6 +74,8 @@ class Auto(AbstractHypergradient):
                 Unrolled(checkpoints=count),
                 f"Unrolled(checkpoints={count}): recording {problem.num_steps} steps would take {need / 2**20:.0f} MiB",
             )
+        if isinstance(problem, InitialValue):
+            return Unrolled(), "Unrolled: the exact derivative of the time steps, from one state per step"
         if isinstance(problem, Minimize) and problem.closed_form is not None:
             return ClosedForm(problem.closed_form), "ClosedForm: the problem declares its solution as a formula"
         return Implicit(), "Implicit: the problem has an optimality residual"

@@ -13,7 +13,7 @@ from torch import Tensor
 from sciopt.hypergradients.abstract import Record
 from sciopt.hypergradients.cascade import Cascade
 from sciopt.linsolve.abstract import AbstractLinearSolver
-from sciopt.problem import Recurrence
+from sciopt.problem import InitialValue, Recurrence
 from sciopt.problem.system import Oracle
 from sciopt.solution import Solution
 
@@ -67,7 +67,7 @@ def certify(
         pull: from derivatives in the outer leaves to those in what ``grad`` refers to, where that is something else.
     """
     request, inner = record.request, record.inner
-    if request is None or inner is None or isinstance(request.system.problem, Recurrence):
+    if request is None or inner is None or isinstance(request.system.problem, (Recurrence, InitialValue)):
         return None
     system = request.system
     args = [a.detach() for a in record.args]

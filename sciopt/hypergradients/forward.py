@@ -11,8 +11,10 @@ from torch import Tensor
 
 from sciopt.checks import check_option
 from sciopt.hypergradients.abstract import AbstractHypergradient, AbstractReattached, Request
+from sciopt.hypergradients.evolved import respond_evolved
 from sciopt.hypergradients.products import push
 from sciopt.hypergradients.steps import plan
+from sciopt.problem import InitialValue
 from sciopt.solution import Solution
 from sciopt.transforms import carries_derivative, reverse_levels, under_transform
 
@@ -61,6 +63,13 @@ class ForwardUnrolled(AbstractHypergradient):
         return True
 
     def respond(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
+        if isinstance(request.system.problem, InitialValue):
+            if self.num_steps is not None:
+                raise ValueError(
+                    f"ForwardUnrolled: expected no `num_steps` for an InitialValue, got {self.num_steps}. Equal steps are an "
+                    "option of the stepper."
+                )
+            return respond_evolved(request, x0, args, forward=True, chunk_size=self.chunk_size)
         # The number of steps is settled before anything is differentiated.
         path, total = plan(request, x0.detach(), [a.detach() for a in args], self.num_steps)
         count = total if path.limits is None else None

@@ -12,8 +12,10 @@ from torch import Tensor
 from sciopt.checks import check_option
 from sciopt.hypergradients.abstract import AbstractHypergradient, Request
 from sciopt.hypergradients.checkpointed import respond_checkpointed
+from sciopt.hypergradients.evolved import respond_evolved
 from sciopt.hypergradients.steps import plan
 from sciopt.params import under_transform
+from sciopt.problem import InitialValue
 from sciopt.solution import Solution
 
 __all__ = ["Unrolled"]
@@ -77,6 +79,14 @@ class Unrolled(AbstractHypergradient):
         return self.checkpoints is not None or (self.num_steps is None and under_transform())
 
     def respond(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
+        if isinstance(request.system.problem, InitialValue):
+            given = [name for name in ("num_steps", "truncate", "checkpoints") if getattr(self, name) is not None]
+            if given:
+                raise ValueError(
+                    f"Unrolled: expected no `{given[0]}` for an InitialValue, got {getattr(self, given[0])}. Its steps are "
+                    "kept as checkpoints anyway; equal steps are an option of the stepper."
+                )
+            return respond_evolved(request, x0, args)
         path, total = plan(request, x0, args, self.num_steps)
         exact = self.num_steps is not None
         if self.checkpoints is not None and path.recurrence is not None and path.recurrence.trajectory:

@@ -12,6 +12,7 @@ from torch import Tensor
 from sciopt.linsolve import Tag
 from sciopt.params import tree_leaves, tree_map
 from sciopt.problem.base import AbstractProblem, Tree, no_objective
+from sciopt.transforms import is_wrapped
 
 __all__ = ["InitialValue", "Recurrence"]
 
@@ -109,37 +110,122 @@ class Recurrence(AbstractProblem):
 
 @final
 @dataclass(frozen=True)
-class InitialValue:
-    """``d theta / dt = dynamics(t, theta, phi)`` from ``theta(t_0)``, observed at ``times``: the statement of an ODE.
+class InitialValue(AbstractProblem):
+    """``d theta / dt = dynamics(t, theta, phi)`` from ``theta(t_0)``, observed at ``times``: an initial-value problem.
 
-    It states the problem for the steppers; its right-hand side takes the time first, as integrators do.
+    Solved by the steppers of `sciopt.steppers`; ``init`` is the state at the first time. The right-hand side takes the time
+    first, as integrators do. The value has leaves ``(k, *batch, ...)``, the start first; a problem that fails holds its last
+    good state from there on. ``aux`` tells ``rejected`` steps and ``evaluations`` of each problem and, with an ``event``,
+    ``event_time`` ``(*batch,)`` and ``event_state``, with gradients.
 
     Args:
-        dynamics: ``(t, inner_params, outer_params) -> inner_params``.
-        times: monotone instants, shape ``(k,)``, k >= 2, the first being the start.
+        dynamics: ``(t, inner_params, outer_params) -> inner_params``. Without a batch t has shape (); with one every problem
+            has a time of its own: t is ``(*batch, 1, ..., 1)`` and broadcasts against a leaf when all leaves have one number
+            of dimensions, else it is ``(*batch,)``.
+        times: instants ``(k,)``, k >= 2, the first being the start, or ``(k, *batch)`` for times of each problem's own;
+            growing or falling (backwards in time), repetitions allowed. They may require a gradient.
         batch_ndim: leading dimensions of every inner leaf that number independent problems.
+        restrict: ``rows -> InitialValue``, the problem of some rows (int64 ``(m,)``) of a batch with ``batch_ndim=1``, which
+            must capture the same tensors: finished problems are then dropped. Its ``times`` are not read. Where all problems
+            share one right-hand side it is ``lambda rows: problem``.
+        mass: constant matrix M ``(n, n)`` of ``M d theta/dt = f`` in the flat order of the state; singular M: an index-1
+            differential-algebraic equation. For implicit steppers.
+        jacobian: ``(t, inner_params, outer_params) -> (*batch, n, n)``, df/dtheta in the flat order; None: by autograd.
+        event: ``(t, inner_params, outer_params) -> (*batch,)``: a problem ends where this crosses zero, and holds its state
+            there at later ``times``.
+        event_direction: 1: crossings from below count, -1: from above, 0: both.
 
     Raises:
-        ValueError: for times that are not strictly monotone or fewer than two.
+        ValueError: for times that are not finite and monotone, or fewer than two; for per-problem times the affected
+            problems get `Status.INFEASIBLE` instead.
 
     Example:
-        >>> InitialValue(lambda t, y, phi: -phi * y, times=torch.tensor([0.0, 1.0])).times
-        tensor([0., 1.])
+        >>> from sciopt import best_response
+        >>> decay = InitialValue(lambda t, y, rate: -rate * y, times=torch.tensor([0.0, 1.0], dtype=torch.float64))
+        >>> rate = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+        >>> solution = best_response(decay, rate, init=torch.ones((), dtype=torch.float64))
+        >>> solution.value[-1].backward()
+        >>> round(rate.grad.item(), 5)  # -exp(-2)
+        -0.13534
 
     References:
-        Chen et al. "Gradient-based Bi-level Optimization for Deep Learning: A Survey", table 1 row (n) and eq. 22.
+        Chen et al. "Gradient-based Bi-level Optimization for Deep Learning: A Survey", table 1 row (n) and eq. 22. Chen et
+        al. "Neural ordinary differential equations". NeurIPS 2018.
     """
 
     dynamics: Callable[[Tensor, Tree, Tree], Tree]
     times: Tensor
     batch_ndim: int = 0
+    restrict: Callable[[Tensor], InitialValue] | None = None
+    mass: Tensor | None = None
+    jacobian: Callable[[Tensor, Tree, Tree], Tensor] | None = None
+    event: Callable[[Tensor, Tree, Tree], Tensor] | None = None
+    event_direction: int = 0
+    nullspace: Callable[[Tree, Tree], Tensor] | None = None
 
     def __post_init__(self) -> None:
         times: Any = self.times
-        ok = isinstance(times, Tensor) and times.ndim == 1 and len(times) >= 2
-        if not ok or not (bool((times.diff() > 0).all()) or bool((times.diff() < 0).all())):
+        ok = isinstance(times, Tensor) and times.is_floating_point() and times.ndim in (1, 1 + self.batch_ndim)
+        ok = ok and len(times) >= 2
+        if ok and times.ndim == 1 and not is_wrapped(times):
+            steps = times.detach().diff()
+            ok = bool((steps >= 0).all()) or bool((steps <= 0).all())
+        if not ok:
             raise ValueError(
-                "InitialValue: expected `times` to be a strictly monotone tensor of shape (k,), k >= 2, got "
-                f"{times.tolist() if isinstance(times, Tensor) else times!r}. Sort them, remove duplicates, and put the start "
-                "first."
+                f"InitialValue: expected `times` to be a monotone floating-point tensor (k,) or (k, *batch), k >= 2, got "
+                f"{describe(times)}. Sort them, and put the start first."
             )
+        if self.event_direction not in (-1, 0, 1):
+            raise ValueError(
+                f"InitialValue: expected `event_direction` to be -1, 0 or 1, got {self.event_direction!r}. Use 0 to stop at "
+                "any crossing."
+            )
+        if self.restrict is not None and self.batch_ndim != 1:
+            raise ValueError(
+                f"InitialValue: expected `batch_ndim=1` with `restrict`, got {self.batch_ndim}. Flatten the batch."
+            )
+
+    def check(self, shape: tuple[int, ...], size: int) -> None:
+        """Shapes of what was declared, against the batch and the length n of the flat state."""
+        if self.times.ndim > 1 and tuple(self.times.shape[1:]) != shape:
+            raise ValueError(
+                f"InitialValue: expected `times` of shape (k,) or (k, *batch) with batch {shape}, got "
+                f"{tuple(self.times.shape)}. Give every problem its own times, or all of them the same."
+            )
+        if self.mass is not None and tuple(self.mass.shape) != (size, size):
+            raise ValueError(
+                f"InitialValue: expected `mass` of shape {(size, size)}, got {tuple(self.mass.shape)}. Give one row per entry "
+                "of the flat state."
+            )
+
+    def optimality(self, inner_params: Tree, outer_params: Tree) -> Tree:
+        raise TypeError(
+            "InitialValue: expected a method that differentiates the steps, got one that needs an optimality residual. "
+            "Use Unrolled() or ForwardUnrolled(); for a steady state solve a RootFind of the right-hand side."
+        )
+
+    def objective(self, inner_params: Tree, outer_params: Tree) -> Tensor:
+        raise no_objective(self)
+
+    def start(self, init: Tree, outer_params: Tree) -> Tree:
+        return init
+
+    def finish(self, inner_params: Tree) -> tuple[Tree, dict[str, Tree]]:
+        if self.event is None:
+            return inner_params, {}
+        count = len(self.times)
+        first = tree_leaves(inner_params)[0][count + 1]
+        time = first.reshape(*first.shape[: self.batch_ndim], -1)[..., 0]
+        state = tree_map(lambda leaf: leaf[count], inner_params)
+        return tree_map(lambda leaf: leaf[:count], inner_params), {"event_time": time, "event_state": state}
+
+    @property
+    def jacobian_tags(self) -> frozenset[Tag]:
+        return frozenset()
+
+
+def describe(times: Any) -> str:
+    """What was given for the times, shortly."""
+    if not isinstance(times, Tensor):
+        return repr(times)
+    return str(times.tolist()) if times.ndim == 1 and times.numel() <= 12 else f"shape {tuple(times.shape)}"

@@ -19,6 +19,7 @@ from sciopt.linsolve import LinearOperator
 from sciopt.params import Layout, under_transform
 from sciopt.problem.base import AbstractProblem, Tree
 from sciopt.problem.captures import substitute
+from sciopt.problem.evolution import InitialValue
 from sciopt.problem.minimize import LeastSquares, Minimize
 from sciopt.transforms import depends_on_others
 
@@ -54,15 +55,18 @@ class System:
     @property
     def restrictable(self) -> bool:
         """Whether `restricted` can be asked for."""
-        return isinstance(self.problem, Minimize) and self.problem.restrict is not None and not self.lanes
+        problem = self.problem
+        return isinstance(problem, (Minimize, InitialValue)) and problem.restrict is not None and not self.lanes
 
     def restricted(self, rows: Tensor) -> System:
         """The system of some rows of the batch, int64 ``(k,)``, with the same arguments."""
-        assert isinstance(self.problem, Minimize) and self.problem.restrict is not None
-        problem = self.problem.restrict(rows)
-        if not isinstance(problem, Minimize) or problem.batch_ndim != 1:
+        whole = self.problem
+        assert isinstance(whole, (Minimize, InitialValue)) and whole.restrict is not None
+        problem = whole.restrict(rows)
+        if not isinstance(problem, type(whole)) or problem.batch_ndim != 1:
+            name = type(whole).__name__
             raise TypeError(
-                f"Minimize: expected `restrict` to return a Minimize with batch_ndim=1, got {problem!r}. Return the problem "
+                f"{name}: expected `restrict` to return a {name} with batch_ndim=1, got {problem!r}. Return the problem "
                 "of the chosen rows."
             )
         return replace(self, problem=problem, layout=replace(self.layout, batch_shape=(rows.shape[0],)))
