@@ -20,6 +20,7 @@ from sciopt.problem import (
     InitialValue,
     LeastSquares,
     Minimize,
+    QuadraticProgram,
     Recurrence,
     RootFind,
 )
@@ -164,7 +165,7 @@ def resolve(
 
 def default_solver(problem: AbstractProblem) -> AbstractSolver:
     """The inner solver used when none is named."""
-    from sciopt.inner import LBFGS, ConstrainedNewton, EigenSolve, Newton, ProximalGradient
+    from sciopt.inner import LBFGS, ConstrainedNewton, EigenSolve, InteriorPoint, Newton, ProximalGradient
     from sciopt.steppers import Tsit5
 
     if isinstance(problem, Minimize):
@@ -173,6 +174,8 @@ def default_solver(problem: AbstractProblem) -> AbstractSolver:
         return LBFGS()
     if isinstance(problem, Constrained):
         return ConstrainedNewton()
+    if isinstance(problem, QuadraticProgram):
+        return InteriorPoint()
     if isinstance(problem, Eigen):
         return EigenSolve()
     if isinstance(problem, InitialValue):

@@ -17,6 +17,7 @@ from sciopt.inner.dual_newton import logistic_dual
 from sciopt.inner.eigen_solve import EigenSolve
 from sciopt.inner.gauss_newton import GaussNewton
 from sciopt.inner.gradient_descent import GradientDescent
+from sciopt.inner.interior_point import InteriorPoint
 from sciopt.inner.lbfgs import LBFGS
 from sciopt.inner.newton import Newton
 from sciopt.inner.newton_cg import NewtonCG
@@ -34,6 +35,7 @@ __all__ = [
     "EigenSolve",
     "GaussNewton",
     "GradientDescent",
+    "InteriorPoint",
     "LBFGS",
     "Newton",
     "NewtonCG",

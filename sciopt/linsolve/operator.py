@@ -63,6 +63,7 @@ class LinearOperator:
         broadcasts: whether ``mv`` accepts further leading dimensions.
         evaluate: for the Jacobian of a problem: ``evaluate(function)`` is ``function(inner_params, outer_params)`` at
             the point of linearization, ``(*batch, ...)``, for a linear solver that knows the problem's structure.
+        matrix: returns the dense matrix ``(*batch, m, n)`` where there is a formula for it; else it costs n products.
     Raises:
         ValueError: for a symmetric operator that is not square, or a null space of wrong shape, not orthonormal,
             or declared for an operator that is not symmetric.
@@ -85,6 +86,7 @@ class LinearOperator:
     out_layout: Layout | None = None
     broadcasts: bool = False
     evaluate: Callable[[Callable[[Any, Any], Any]], Any] | None = None
+    matrix: Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
         tags = frozenset(self.tags)
@@ -145,8 +147,15 @@ class LinearOperator:
             raise ValueError(
                 "LinearOperator: expected `rmv` for a transpose, got None. Pass rmv=, or tag the operator SYMMETRIC."
             )
+        matrix = self.matrix
         return replace(
-            self, mv=self.rmv, rmv=self.mv, shape=self.shape[::-1], layout=self.out_layout, out_layout=self.layout
+            self,
+            mv=self.rmv,
+            rmv=self.mv,
+            shape=self.shape[::-1],
+            layout=self.out_layout,
+            out_layout=self.layout,
+            matrix=None if matrix is None else (lambda: matrix().mT),
         )
 
     def project(self, vector: Tensor) -> Tensor:
@@ -181,6 +190,8 @@ class LinearOperator:
 
     def as_matrix(self) -> Tensor:
         """The dense matrix, ``(*batch, m, n)``: costs n products and the memory of the matrix."""
+        if self.matrix is not None:
+            return self.matrix()
         n = self.shape[1]
         eye = torch.eye(n, dtype=self.dtype, device=self.device)
         return self.matmat(eye.expand(*self.batch_shape, n, n))

@@ -6,6 +6,7 @@ from sciopt.problem.eigen import Eigen
 from sciopt.problem.equations import FixedPoint, RootFind
 from sciopt.problem.evolution import InitialValue, Recurrence
 from sciopt.problem.minimize import LeastSquares, Minimize
+from sciopt.problem.quadratic import Program, QuadraticProgram
 
 __all__ = [
     "AbstractProblem",
@@ -15,6 +16,8 @@ __all__ = [
     "InitialValue",
     "LeastSquares",
     "Minimize",
+    "Program",
+    "QuadraticProgram",
     "Recurrence",
     "RootFind",
 ]

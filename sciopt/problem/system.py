@@ -21,6 +21,7 @@ from sciopt.problem.base import AbstractProblem, Tree
 from sciopt.problem.captures import substitute
 from sciopt.problem.evolution import InitialValue
 from sciopt.problem.minimize import LeastSquares, Minimize
+from sciopt.problem.quadratic import QuadraticProgram
 from sciopt.transforms import depends_on_others
 
 __all__ = ["Oracle", "System"]
@@ -242,6 +243,10 @@ class Oracle:
         tags = self.problem.jacobian_tags
         nullspace = self.system.nullspace(x, self.args) if tags else None
         out, operator, recorded = self._linear(self._attached_residual, x, tags=tags, nullspace=nullspace)
+        problem = self.problem
+        if isinstance(problem, QuadraticProgram):
+            matrix = problem.jacobian
+            operator = replace(operator, matrix=lambda: self.system.call(matrix, x.detach(), self.args))
         attached = attached or recorded
         return (out if attached else out.detach()), operator
 

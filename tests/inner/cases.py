@@ -20,13 +20,24 @@ from sciopt.inner import (
     EigenSolve,
     GaussNewton,
     GradientDescent,
+    InteriorPoint,
     Newton,
     NewtonCG,
     Picard,
     ProximalGradient,
 )
 from sciopt.params import ravel
-from sciopt.problem import AbstractProblem, Constrained, Eigen, FixedPoint, LeastSquares, Minimize, RootFind
+from sciopt.problem import (
+    AbstractProblem,
+    Constrained,
+    Eigen,
+    FixedPoint,
+    LeastSquares,
+    Minimize,
+    Program,
+    QuadraticProgram,
+    RootFind,
+)
 from sciopt.problem.system import Oracle, System
 from sciopt.solution import Solution
 
@@ -113,6 +124,15 @@ def program(batch_ndim: int) -> AbstractProblem:
     )
 
 
+def matrix_program(batch_ndim: int) -> AbstractProblem:
+    def build(phi: Tensor) -> Program:
+        eye, one = torch.eye(SIZE).to(phi), torch.ones(1, SIZE).to(phi)
+        bounds = torch.cat([torch.zeros(SIZE), torch.full((SIZE,), 0.3)]).to(phi)
+        return Program(Q=matrix(phi.dtype), p=-phi, G=torch.cat([-eye, eye]), h=bounds, A=one, b=0.2 * one[:, 0])
+
+    return QuadraticProgram(build, batch_ndim=batch_ndim)
+
+
 def program_error(z: Tensor, phi: Tensor) -> Tensor:
     x, y, lower, upper = z.split([SIZE, 1, SIZE, SIZE], -1)
     stationarity = x @ matrix(z.dtype) - phi + y - lower + upper
@@ -178,6 +198,8 @@ CASES = [
     *_equations(Newton()),
     Case("Newton-gmres", Newton(dense_limit=0), root, quadratic_error, 30.0),
     Case("ConstrainedNewton-program", ConstrainedNewton(), program, program_error),
+    Case("InteriorPoint-program", InteriorPoint(), program, program_error),
+    Case("InteriorPoint-matrices", InteriorPoint(), matrix_program, program_error),
     Case("EigenSolve-dense", EigenSolve(), mode, mode_error, 30.0),
     Case("EigenSolve-iterative", EigenSolve(dense_limit=0), mode, mode_error, 30.0),
 ]
