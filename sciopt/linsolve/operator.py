@@ -219,9 +219,10 @@ def matrix_operator(A: Tensor, *, tags: Iterable[Tag] = (), nullspace: Tensor | 
             f"matrix_operator: expected `A` of shape (*batch, m, n), got {tuple(A.shape)}. Pass one matrix per problem."
         )
     square = A.shape[-1] == A.shape[-2]
+    one = A.ndim == 2  # several vectors are then one matrix product, not one pass over A for each
     return LinearOperator(
-        mv=lambda x: (A @ x.unsqueeze(-1)).squeeze(-1),
-        rmv=lambda y: (A.mT @ y.unsqueeze(-1)).squeeze(-1),
+        mv=lambda x: x @ A.mT if one else (A @ x.unsqueeze(-1)).squeeze(-1),
+        rmv=lambda y: y @ A if one else (A.mT @ y.unsqueeze(-1)).squeeze(-1),
         shape=(A.shape[-2], A.shape[-1]),
         batch_shape=tuple(A.shape[:-2]),
         dtype=A.dtype,
