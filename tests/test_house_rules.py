@@ -14,13 +14,14 @@ import pytest
 import sciopt
 from sciopt.hypergradients import AbstractHypergradient
 from sciopt.inner.abstract import AbstractSolver
+from sciopt.kernels import AbstractActivation, AbstractKernel, AbstractNetwork
 from sciopt.linsolve import AbstractLinearSolver, AbstractPreconditioner
 from sciopt.outer import AbstractRisk
 from sciopt.outer.abstract import AbstractOuterStep
 from sciopt.problem import AbstractProblem
 
 PUBLIC = ("sciopt", "sciopt.inner", "sciopt.linsolve", "sciopt.hypergradients", "sciopt.constraints", "sciopt.outer")
-PUBLIC += ("sciopt.steppers",)
+PUBLIC += ("sciopt.steppers", "sciopt.kernels")
 NOUNS = (
     AbstractProblem,
     AbstractSolver,
@@ -29,6 +30,9 @@ NOUNS = (
     AbstractPreconditioner,
     AbstractOuterStep,
     AbstractRisk,
+    AbstractKernel,
+    AbstractActivation,
+    AbstractNetwork,
 )
 CORE = (
     "bilevel",
@@ -42,7 +46,7 @@ CORE = (
     "params",
     "problem",
 )
-CORE += ("response", "solution", "steppers", "transforms", "verify")
+CORE += ("kernels", "response", "solution", "steppers", "transforms", "verify")
 
 
 def modules() -> list[Any]:
