@@ -18,6 +18,8 @@ from sciopt.inner.eigen_solve import EigenSolve
 from sciopt.inner.gauss_newton import GaussNewton
 from sciopt.inner.gradient_descent import GradientDescent
 from sciopt.inner.interior_point import InteriorPoint
+from sciopt.inner.kernel_fit import KernelFit, fit_kernel, merge_duplicates
+from sciopt.inner.kernel_forms import gradient_flow, leave_one_out, weighted_kernel_ridge
 from sciopt.inner.lbfgs import LBFGS
 from sciopt.inner.newton import Newton
 from sciopt.inner.newton_cg import NewtonCG
@@ -36,18 +38,24 @@ __all__ = [
     "GaussNewton",
     "GradientDescent",
     "InteriorPoint",
+    "KernelFit",
     "LBFGS",
     "Newton",
     "NewtonCG",
     "Picard",
     "ProximalGradient",
     "ScalarRoot",
+    "fit_kernel",
+    "gradient_flow",
     "kernel_ridge",
+    "leave_one_out",
     "logistic_dual",
     "logistic_newton",
+    "merge_duplicates",
     "ridge",
     "ridge_dual",
     "ridge_primal",
     "run",
+    "weighted_kernel_ridge",
     "weighted_least_squares",
 ]
