@@ -222,7 +222,7 @@ class Walk:
             if pairs is not None and len(pairs[0]):
                 k, whole = pairs
                 row = self.local.index_select(0, whole)
-                part = Attempt(attempt.y, None, tuple(d.index_select(0, row) for d in attempt.dense))
+                part = Attempt(attempt.y.index_select(0, row), None, tuple(d.index_select(0, row) for d in attempt.dense))
                 t1, h1, y1 = (v.index_select(0, row) for v in (t, h, y))
                 fraction = (self.instants[k, whole] - t1) / torch.where(h1 == 0, 1.0, h1)
                 outputs.append(stepper.interpolate(part, t1, h1, y1, fraction))
