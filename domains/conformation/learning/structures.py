@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -14,10 +15,8 @@ from sciopt.domains.conformation.learning.graphs import GraphBatch
 from sciopt.domains.conformation.learning.network import DistancePrediction
 from sciopt.domains.conformation.relaxation import HessianAdjoint
 from sciopt.domains.conformation.responses import RelaxedResponse, adjoint_for, relaxed_response
-from sciopt.domains.conformation.restraints import DistanceRestraint
+from sciopt.domains.conformation.restraints import excess
 from sciopt.domains.conformation.terms.energy import AbstractEnergy, evaluate, moved
-from sciopt.domains.conformation.terms.rows import TermRows
-from sciopt.domains.conformation.terms.vectors import length
 from sciopt.hypergradients import Implicit
 from sciopt.hypergradients.abstract import AbstractHypergradient
 from sciopt.inner import LBFGS
@@ -29,29 +28,10 @@ THERMAL = 0.593  # kcal/mol, RT at 298 K: a likelihood as an energy
 PARAMETERS = ("distances", "stiffness")
 
 
-def spring_energy(points: Tensor, target: Tensor, stiffness: Tensor) -> Tensor:
-    return 0.5 * stiffness * (length(points[0] - points[1]) - target) ** 2
-
-
-def spring_gradient(points: Tensor, target: Tensor, stiffness: Tensor) -> tuple[Tensor, Tensor]:
-    d = points[0] - points[1]
-    r = length(d)
-    away = r - target
-    pull = stiffness * away
-    g = d * (pull / r)
-    return 0.5 * pull * away, torch.stack([g, -g])
-
-
-def spring_model(points: Tensor, target: Tensor, stiffness: Tensor) -> tuple[Tensor, Tensor]:
-    d = points[0] - points[1]
-    e = d / length(d)
-    return stiffness, torch.stack([e, -e])
-
-
 @final
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DistanceTargets(AbstractEnergy):
-    """``1/2 k (|x_i - x_j| - d)^2`` over pairs: the distance geometry of predicted distances.
+    """``1/2 k (|x_i - x_j| - d)^2`` over pairs, and a push where others come too near: distance geometry of predictions.
 
     Outer variables: ``distances`` and ``stiffness``.
 
@@ -60,6 +40,9 @@ class DistanceTargets(AbstractEnergy):
         distances: ``(rows, T)`` [A].
         stiffness: ``(rows, T)`` [kcal/mol/A^2]; zero for pairs that a row does not have.
         num_atoms: atoms per row N.
+        apart: int64 ``(rows, 2, Q)``, pairs that are kept apart; None: none.
+        floor: ``(rows, Q)`` [A], how far; zero for pairs that a row does not have.
+        contact: stiffness below the floor [kcal/mol/A^2].
         origin: int64 ``(rows,)``, which row of the outer variables each row takes; None: its own. Dropping rows keeps the
             outer variables whole.
 
@@ -77,6 +60,9 @@ class DistanceTargets(AbstractEnergy):
     distances: Tensor
     stiffness: Tensor
     num_atoms: int
+    apart: Tensor | None = None
+    floor: Tensor | None = None
+    contact: float = 0.0
     origin: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -96,37 +82,91 @@ class DistanceTargets(AbstractEnergy):
     def shape(self) -> tuple[int, int]:
         return self.atoms.shape[0], self.num_atoms
 
-    def terms(self, params: Mapping[str, Tensor]) -> TermRows:
-        """The springs under these parameters."""
-        given = tuple(self.outer(params[name]) if name in params else getattr(self, name) for name in PARAMETERS)
-        return TermRows(spring_energy, spring_gradient, spring_model, self.atoms.movedim(1, 0), given)
+    @cached_property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Both atoms of all pairs, targets before those apart, ``(rows, T + Q)`` each."""
+        both = self.atoms if self.apart is None else torch.cat([self.atoms, self.apart], dim=-1)
+        return both[:, 0].contiguous(), both[:, 1].contiguous()
+
+    @cached_property
+    def fences(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Lower bounds, upper bounds and stiffness of the pairs apart ``(rows, Q)``."""
+        floor = self.distances[:, :0] if self.floor is None else self.floor
+        return floor, torch.full_like(floor, float("inf")), self.contact * (floor > 0).to(floor.dtype)
+
+    def tables(self, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Lower bounds, upper bounds and stiffness of all pairs, ``(rows, T + Q)``; equal bounds make a target."""
+        distances, stiffness = (
+            self.outer(params[name]) if name in params else getattr(self, name) for name in PARAMETERS
+        )
+        low, high, push = self.fences
+        own = ((distances, low), (distances, high), (stiffness, push))
+        return tuple(torch.cat(pair, dim=-1) for pair in own)  # pyright: ignore[reportReturnType]
 
     def outer(self, table: Tensor) -> Tensor:
         """The rows of an outer variable that belong to these rows."""
         return table if self.origin is None else table.index_select(0, self.origin)
 
+    def differences(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors ``(rows, T + Q, 3)`` between the atoms of the pairs, and their lengths."""
+        first, second = (positions.gather(1, end.unsqueeze(-1).expand(-1, -1, 3)) for end in self.ends)
+        d = first - second
+        return d, (d * d).sum(-1).clamp_min(1e-16).sqrt()
+
     def value(self, positions: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        return self.terms(params).value(positions)
+        lower, upper, stiffness = self.tables(params)
+        out = excess(self.differences(positions)[1], lower, upper)
+        return (0.5 * stiffness * out * out).sum(-1)
 
     def value_and_gradient(self, positions: Tensor, params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return self.terms(params).value_and_gradient(positions)
+        with torch.no_grad():
+            lower, upper, stiffness = self.tables(params)
+            d, r = self.differences(positions)
+            out = excess(r, lower, upper)
+            pull = stiffness * out
+            force = (pull / r).unsqueeze(-1) * d
+            gradient = torch.zeros_like(positions)
+            for end, sign in zip(self.ends, (1, -1), strict=True):
+                gradient.scatter_add_(1, end.unsqueeze(-1).expand(-1, -1, 3), sign * force)
+            return (0.5 * pull * out).sum(-1), gradient
 
     def to(self, target: torch.device | str | torch.dtype) -> DistanceTargets:
+        names = ("atoms", "distances", "stiffness", "apart", "floor", "origin")
         return replace(
-            self,
-            **{name: moved(getattr(self, name), target) for name in ("atoms", "distances", "stiffness")},
-            origin=None if self.origin is None else moved(self.origin, target),
+            self, **{n: None if getattr(self, n) is None else moved(getattr(self, n), target) for n in names}
         )
 
     def select(self, rows: Tensor) -> DistanceTargets:
-        kept = {name: getattr(self, name).index_select(0, rows) for name in ("atoms", "distances", "stiffness")}
+        names = ("atoms", "distances", "stiffness", "apart", "floor")
+        kept = {n: None if getattr(self, n) is None else getattr(self, n).index_select(0, rows) for n in names}
         return replace(self, **kept, origin=rows if self.origin is None else self.origin.index_select(0, rows))
 
     def curvature(self, positions: Tensor, params: Mapping[str, Tensor], *, exact: bool) -> Tensor:
-        return self.terms(params).curvature(positions, exact=exact)
+        with torch.no_grad():
+            lower, upper, stiffness = self.tables(params)
+            d, r = self.differences(positions)
+            out = excess(r, lower, upper)
+            along = torch.where((out == 0) & (lower < upper), 0.0, stiffness)
+            across = stiffness * out / r if exact else torch.zeros_like(along)
+            unit = d / r.unsqueeze(-1)
+            blocks = ((along - across).unsqueeze(-1) * unit).unsqueeze(-1) * unit.unsqueeze(-2)
+            blocks.diagonal(dim1=-2, dim2=-1).add_(across.unsqueeze(-1))
+            return spread(blocks.flatten(-2), *self.ends, self.num_atoms)
 
     def __call__(self, positions: Tensor, outer_params: Any = None) -> Tensor:
         return evaluate(self, positions, outer_params)
+
+
+def spread(blocks: Tensor, first: Tensor, second: Tensor, num_atoms: int) -> Tensor:
+    """Matrices ``(rows, 3N, 3N)`` of pairs' blocks ``(rows, T, 9)``: added for an atom with itself, subtracted across."""
+    rows = blocks.shape[0]
+    table = blocks.new_zeros(rows * num_atoms * num_atoms, 9)
+    start = torch.arange(rows, device=blocks.device).unsqueeze(-1) * num_atoms
+    flat = blocks.reshape(-1, 9)
+    for a, b, sign in ((first, first, 1), (second, second, 1), (first, second, -1), (second, first, -1)):
+        table.index_add_(0, ((start + a) * num_atoms + b).reshape(-1), flat, alpha=sign)
+    whole = table.view(rows, num_atoms, num_atoms, 3, 3).transpose(2, 3)
+    return whole.reshape(rows, 3 * num_atoms, 3 * num_atoms)
 
 
 @final
@@ -180,17 +220,14 @@ def distance_energy(
         "distances": rows.padded(prediction.mean, 1.0),
         "stiffness": rows.padded(THERMAL / prediction.scale**2, 0.0),
     }
-    fixed = {name: tensor.detach() for name, tensor in params.items()}
-    energy: AbstractEnergy = DistanceTargets(atoms=rows.pair_atoms, num_atoms=rows.size[1], **fixed)
-    if contact > 0 and rows.floor.shape[-1]:
-        hold = DistanceRestraint(
-            atoms=rows.apart,
-            lower=rows.floor,
-            upper=torch.full_like(rows.floor, float("inf")),
-            stiffness=contact * (rows.floor > 0).to(rows.floor.dtype),
-            num_atoms=rows.size[1],
-        )
-        energy = energy + hold
+    energy = DistanceTargets(
+        atoms=rows.pair_atoms,
+        num_atoms=rows.size[1],
+        apart=rows.apart if contact > 0 else None,
+        floor=rows.floor if contact > 0 else None,
+        contact=contact,
+        **{name: tensor.detach() for name, tensor in params.items()},
+    )
     return energy, params
 
 
@@ -229,12 +266,13 @@ def reconstruct(
         (the inner problem), there without weights and by gradient descent.
     """
     chosen = options or InnerOptions()
+    solver = chosen.solver_for(batch.positions.dtype)
     energy, params = distance_energy(rows, prediction, contact=chosen.contact)
     return relaxed_response(
         batch,
         params,
         energy,
-        solver=chosen.solver_for(batch.positions.dtype),
+        solver=solver,
         hypergradient=chosen.hypergradient_for(energy, batch.positions.dtype),
         throw=False,
     )
