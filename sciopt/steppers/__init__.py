@@ -1,8 +1,11 @@
 """Time integration for `InitialValue`: per-sample steps, dense output, events, and exact discrete adjoints."""
 
 from sciopt.steppers.abstract import AbstractOneStep, AbstractStepper, Attempt
+from sciopt.steppers.algebraic import consistent_start, steady_state
 from sciopt.steppers.explicit import RK4, Bosh3, Dopri5, Euler, Midpoint, Tsit5
 from sciopt.steppers.field import Field
+from sciopt.steppers.kvaerno5 import Kvaerno5
+from sciopt.steppers.rodas5p import Rodas5P
 
 __all__ = [
     "AbstractOneStep",
@@ -12,7 +15,11 @@ __all__ = [
     "Dopri5",
     "Euler",
     "Field",
+    "Kvaerno5",
     "Midpoint",
     "RK4",
+    "Rodas5P",
     "Tsit5",
+    "consistent_start",
+    "steady_state",
 ]

@@ -12,6 +12,7 @@ from sciopt.problem.evolution import InitialValue
 from sciopt.problem.system import Oracle, System
 from sciopt.solution import Solution, Status
 from sciopt.steppers.abstract import AbstractOneStep, Attempt
+from sciopt.steppers.algebraic import start_trouble
 from sciopt.steppers.control import Controller, Progress, first_step
 from sciopt.steppers.event import locate
 from sciopt.steppers.field import Field
@@ -125,6 +126,10 @@ class Run:
             bad = ~torch.isfinite(slope).all(-1) & (self.code == RUNNING)
             self.code = torch.where(bad, int(Status.NONFINITE), self.code)
             h = torch.where(bad, 0.0, h)
+        if field.mass is not None:
+            trouble = start_trouble(field, t, y, self.control.norm)
+            self.code = torch.where((trouble != int(Status.CONVERGED)) & (self.code == RUNNING), trouble, self.code)
+            h = torch.where(trouble != int(Status.CONVERGED), 0.0, h)
         self.code = torch.where((self.code == RUNNING) & (t == end), int(Status.CONVERGED), self.code)
         start = slope if type(stepper).first_same else None
         one = torch.ones_like(t)

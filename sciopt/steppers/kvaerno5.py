@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, final
@@ -14,7 +13,7 @@ from sciopt.checks import check_option
 from sciopt.steppers.abstract import AbstractOneStep, Attempt, check_one_step, tolerances
 from sciopt.steppers.field import Field
 from sciopt.steppers.stage_solve import factored, implicit_matrix
-from sciopt.transforms import is_wrapped
+from sciopt.transforms import is_wrapped, under_transform
 
 __all__ = ["Kvaerno5"]
 
@@ -92,27 +91,16 @@ class Kvaerno5(AbstractOneStep):
 
     def attempt(self, field: Field, t: Tensor, h: Tensor, y: Tensor, start: Tensor | None = None) -> Attempt:
         """See `AbstractOneStep.attempt`."""
-        atol = tolerances(self, y.dtype)[1]
-        size = self._newton_size(y.detach())
         first = h.unsqueeze(-1) * (field(t, y) if start is None else start)
-        run = Stages(field, t, h, y, first)
-        quiet = run if recorded is None else recorded
-        chord = factored(implicit_matrix(still, still.jacobian(quiet.t, quiet.y), GAMMA * quiet.h))
-        ok = torch.ones_like(h, dtype=torch.bool)
-        for i in range(1, len(NODES)):
-            quiet.open(i)
-            place, good = self._newton(quiet, i, chord, size)
-            ok = ok & good
-            if not field.lean:
-                quiet.close(place)
-                run.open(i)
-                for _ in range(POLISH):
-                    place = run.corrected(i, place)
-            run.close(place)
+        quiet = field if field.lean else field.bind([a.detach() for a in field.args])
+        with torch.no_grad():
+            run, ok = self._settled(Stages(quiet, t.detach(), h.detach(), y.detach(), first.detach()))
+        if torch.is_grad_enabled() or under_transform():
+            run = attached(Stages(field, t, h, y, first), run.places)
         if self.nonnegative:
-            ok = ok & (run.places[-1] >= -atol).all(-1)
+            ok = ok & (run.places[-1] >= -tolerances(self, y.dtype)[1]).all(-1).detach()
         dense = (run.slopes[0], run.slopes[-1]) if field.mass is None else (run.places[MIDDLE],)
-        return Attempt(y=run.places[-1], error=run.places[-1] - run.places[-2], dense=dense, ok=ok.detach())
+        return Attempt(y=run.places[-1], error=run.places[-1] - run.places[-2], dense=dense, ok=ok)
 
     def interpolate(self, attempt: Attempt, t: Tensor, h: Tensor, y: Tensor, fraction: Tensor) -> Tensor:
         """See `AbstractOneStep.interpolate`."""
@@ -134,17 +122,36 @@ class Kvaerno5(AbstractOneStep):
         rtol, atol = tolerances(self, y.dtype)
         return torch.maximum(self.newton_tolerance * (atol + rtol * y.abs()), 10 * eps * largest)
 
-    def _newton(self, run: Stages, i: int, chord: Callable[[Tensor], Tensor], size: Tensor) -> tuple[Tensor, Tensor]:
-        """Simplified Newton iterations of stage i in every row, and whether they came to rest."""
-        place = run.predicted(i)
-        done = torch.zeros_like(run.h, dtype=torch.bool)
-        for k in range(self.newton_steps):
-            update = chord(run.residual(i, place))
-            place = torch.where(done.unsqueeze(-1), place, place - update)
-            done = done | ((update / size).square().mean(-1) <= 1)
-            if k + 1 < self.newton_steps and not is_wrapped(done) and done.device.type == "cpu" and bool(done.all()):
-                break
-        return place, done & torch.isfinite(place).all(-1)
+    def _settled(self, run: Stages) -> tuple[Stages, Tensor]:
+        """All stages by simplified Newton iterations, and in which rows all of them came to rest."""
+        size = self._newton_size(run.y)
+        chord = factored(implicit_matrix(run.field, run.field.jacobian(run.t, run.y), GAMMA * run.h))
+        ok = torch.ones_like(run.h, dtype=torch.bool)
+        for i in range(1, len(NODES)):
+            run.open(i)
+            place = run.predicted(i)
+            done = torch.zeros_like(ok)
+            for _ in range(self.newton_steps):
+                update = chord(run.residual(i, place))
+                place = torch.where(done.unsqueeze(-1), place, place - update)
+                done = done | ((update / size).square().mean(-1) <= 1)
+                # elsewhere looking costs a synchronisation
+                if done.device.type == "cpu" and not is_wrapped(done) and bool(done.all()):
+                    break
+            ok = ok & done & torch.isfinite(place).all(-1)
+            run.close(place)
+        return run, ok
+
+
+def attached(run: Stages, places: list[Tensor]) -> Stages:
+    """The same stages with derivatives in everything they depend on."""
+    for i in range(1, len(NODES)):
+        run.open(i)
+        place = places[i].detach()
+        for _ in range(POLISH):
+            place = run.corrected(i, place)
+        run.close(place)
+    return run
 
 
 class Stages:
