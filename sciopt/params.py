@@ -36,6 +36,11 @@ class Layout:
     batch_shape: tuple[int, ...]
 
     @cached_property
+    def bare(self) -> bool:
+        """Whether the tree is a lone tensor."""
+        return self.spec.is_leaf()
+
+    @cached_property
     def sizes(self) -> list[int]:
         """Number of entries of each leaf."""
         return [prod(shape) for shape in self.shapes]
@@ -47,12 +52,11 @@ class Layout:
 
     def flatten(self, tree: Any) -> Tensor:
         """Tree to ``(*batch, n)``; raises ValueError when the structure or a shape differs."""
-        leaves, spec = pytree.tree_flatten(tree)
-        if spec != self.spec:
-            raise ValueError(
-                f"Layout: expected a tree with the structure of the inner parameters, {self.spec}, got {spec}. "
-                "Return the same keys that came in."
-            )
+        if self.bare and isinstance(tree, Tensor):
+            leaves = [tree]  # what flattening would say, without its cost in every inner step
+        else:
+            leaves, spec = pytree.tree_flatten(tree)
+            self._check_spec(spec)
         batch = self.batch_shape
         for leaf, shape in zip(leaves, self.shapes, strict=True):
             if tuple(leaf.shape) != (*batch, *shape):
@@ -64,9 +68,18 @@ class Layout:
             return leaves[0].reshape(*batch, self.size)
         return torch.cat([leaf.reshape(*batch, size) for leaf, size in zip(leaves, self.sizes, strict=True)], dim=-1)
 
+    def _check_spec(self, spec: Any) -> None:
+        if spec != self.spec:
+            raise ValueError(
+                f"Layout: expected a tree with the structure of the inner parameters, {self.spec}, got {spec}. "
+                "Return the same keys that came in."
+            )
+
     def unflatten(self, flat: Tensor) -> Any:
         """``(*any, n)`` to the tree, leaves ``(*any, *shape)``; views where possible."""
         lead = flat.shape[:-1]
+        if self.bare:
+            return flat.reshape((*lead, *self.shapes[0]))
         if len(self.shapes) == 1:
             leaves = [flat.reshape((*lead, *self.shapes[0]))]
         else:

@@ -6,6 +6,7 @@ from sciopt.hypergradients.approximate import FiniteDifference, FirstOrder, OneS
 from sciopt.hypergradients.auto import Auto
 from sciopt.hypergradients.cascade import Cascade
 from sciopt.hypergradients.closed_form import ClosedForm
+from sciopt.hypergradients.contraction import NeumannOrKrylov
 from sciopt.hypergradients.forward import ForwardUnrolled
 from sciopt.hypergradients.implicit import Implicit
 from sciopt.hypergradients.unrolled import Unrolled
@@ -21,6 +22,7 @@ __all__ = [
     "ForwardUnrolled",
     "HypergradientWarning",
     "Implicit",
+    "NeumannOrKrylov",
     "OneStep",
     "Unrolled",
 ]

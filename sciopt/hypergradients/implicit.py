@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import final
 
 import torch
@@ -13,6 +13,7 @@ from sciopt.checks import check_option, default_rtol
 from sciopt.hypergradients.abstract import AbstractReattached, Request, ignored, run_solver
 from sciopt.hypergradients.adjoint import check_adjoint, solve_jacobian
 from sciopt.hypergradients.cascade import Cascade
+from sciopt.hypergradients.contraction import NeumannOrKrylov
 from sciopt.hypergradients.products import pull_args, push
 from sciopt.linsolve.abstract import AbstractLinearSolver
 from sciopt.params import under_transform
@@ -79,9 +80,9 @@ class Implicit(AbstractReattached):
 
     def pick(self, request: Request, dtype: torch.dtype) -> AbstractLinearSolver:
         """The linear solver of this request."""
-        chosen = self.linear_solver
-        if chosen is None or chosen == Cascade():
-            return Cascade(rtol=self.adjoint_rtol(request, dtype))
+        chosen = Cascade() if self.linear_solver is None else self.linear_solver
+        if isinstance(chosen, (Cascade, NeumannOrKrylov)) and chosen.rtol is None:
+            return replace(chosen, rtol=self.adjoint_rtol(request, dtype))
         return chosen
 
     @property

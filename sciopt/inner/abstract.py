@@ -88,8 +88,8 @@ class AbstractIterativeSolver(AbstractSolver):
         if "floor" in state:
             limit = torch.maximum(limit, state["floor"].detach())
         done = (norm <= limit) & (code <= int(Status.STAGNATED))  # a row that stands still may stand on the solution
-        code = torch.where(done, int(Status.CONVERGED), code)
-        return torch.where((code == int(Status.RUNNING)) & ~torch.isfinite(norm), int(Status.NONFINITE), code)
+        code = code.masked_fill(done, int(Status.CONVERGED))
+        return code.masked_fill((code == int(Status.RUNNING)) & ~torch.isfinite(norm), int(Status.NONFINITE))
 
     def solve(self, oracle: Oracle, x: Tensor) -> Solution:
         return run(self, oracle, x)
@@ -135,12 +135,16 @@ def run(
         single = None  # the shortcut knows no model
     if single is not None and not stepwise and x.ndim == 1 and not oracle.differentiable and not under_transform():
         return single(solver, oracle, x, rtol)
+    if not oracle.differentiable and not under_transform():
+        oracle = Oracle(oracle.system, oracle.args)
+        oracle.in_place = True
     state = solver.init(oracle, x)
     code = solver.terminate(x, state, rtol)
     steps = torch.zeros_like(code)
     norm = state["residual_norm"]
     running = code == int(Status.RUNNING)
-    single = x.ndim == 1 and check_every == 1  # a row that still runs is the only row: nothing to freeze
+    exact = check_every == 1
+    active = -1
     book: RowBook | None = None
     for k in range(solver.max_steps):
         if k % check_every == 0:
@@ -151,8 +155,9 @@ def run(
                 book = RowBook(oracle) if book is None else book
                 oracle, (x, norm, steps, code, state) = book.shrink((x, norm, steps, code, state), running)
                 running = torch.ones_like(running[: x.shape[0]])
+                active = running.numel()
         moved, state = solver.step(oracle, x, state)
-        if single:
+        if exact and active == running.numel():  # every row runs: nothing to freeze
             x, norm, steps = moved, state["residual_norm"], steps + 1
             code = solver.terminate(x, state, rtol)
         else:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sciopt.checks import check_option, check_tolerances
 from sciopt.inner.abstract import AbstractIterativeSolver
+from sciopt.inner.differences import empty_differences, mixing_weights, remember
 from sciopt.inner.picard import equation_start
-from sciopt.inner.rows import check_growth, norm, quotient, safe_norm, select, solve_rows, verdict
+from sciopt.inner.rows import check_growth, norm, quotient, safe_norm, select, solve_rows, unset, verdict
 from sciopt.problem.equations import FixedPoint, RootFind
 from sciopt.problem.minimize import LeastSquares, Minimize
 from sciopt.problem.system import Oracle
@@ -75,53 +76,77 @@ class Anderson(AbstractIterativeSolver):
 
     def init(self, oracle: Oracle, x: Tensor) -> dict[str, Any]:
         state = equation_start(oracle, x, oracle.residual(x))
-        zeros = x.new_zeros(*x.shape[:-1], self.history, x.shape[-1])
+        m = self._kept(x)
         count = torch.zeros_like(state["status_code"])
         best = {"best": x, "best_residual": state["residual"], "best_norm": state["residual_norm"]}
         # `written` counts steps (the ring's slot), `used` the differences that a row still trusts
-        return {**state, **best, "points": zeros, "changes": zeros, "used": count, "written": count, "stale": count}
+        state |= {**best, "used": count, "written": count, "stale": count}
+        if oracle.in_place:
+            return {**state, **empty_differences(x, m)}
+        zeros = x.new_zeros(*x.shape[:-1], m, x.shape[-1])
+        return {**state, "points": zeros, "changes": zeros}
 
     def step(self, oracle: Oracle, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        residual = state["residual"]
-        points, changes, written = state["points"], state["changes"], state["written"].unsqueeze(-1)
-        m = self.history
+        residual, written = state["residual"], state["written"]
+        m = self._kept(x)
         slots = torch.arange(m, device=x.device)
-        age = (written - 1 - slots) % m  # 0: the newest
-        trusted = (age < state["used"].unsqueeze(-1)) & (slots < written)
-        lengths = safe_norm(changes)
-        trusted = trusted & (lengths > 0) & torch.isfinite(lengths)
-        inverse = torch.where(trusted, quotient(torch.ones_like(lengths), lengths), 0.0)
-        scaled = torch.where(trusted.unsqueeze(-1), changes, 0.0) * inverse.unsqueeze(-1)
+        age = (written.unsqueeze(-1) - 1 - slots) % m  # 0: the newest
+        trusted = (age < state["used"].unsqueeze(-1)) & (slots < written.unsqueeze(-1))
+        recorded = "points" in state  # the last look of a recorded run records nothing itself
         ridge = torch.finfo(x.dtype).eps ** 0.75 if self.regularization is None else self.regularization
-        gram = scaled @ scaled.mT + torch.diag_embed(torch.where(trusted, ridge, 1.0).to(x.dtype))
-        rhs = (scaled @ residual.unsqueeze(-1)).squeeze(-1)
-        weights = solve_rows(gram, rhs)[0]
-        weights = torch.where(torch.isfinite(weights), weights, 0.0) * inverse
-        mix = torch.where(trusted.unsqueeze(-1), points - self.damping * changes, 0.0)
+        if recorded:
+            weights, mix = recorded_weights(state, trusted, ridge, self.damping)
+        else:
+            weights, mix = mixing_weights(state, trusted, ridge), state["mix"]
         moved = x - self.damping * residual - (weights.unsqueeze(-2) @ mix).squeeze(-2)
         fresh = oracle.residual(moved)
         size = norm(fresh)
 
         lost = ~(size <= 100 * state["best_norm"]) & (state["used"] > 0)
         better = size < state["best_norm"]
-        point = select(lost, state["best"], moved)
-        new_residual = select(lost, state["best_residual"], fresh)
-        slot = (slots == written % m).unsqueeze(-1)
+        held = not recorded and unset(lost)  # reading a flag is cheaper than rows that nothing changes
+        point = moved if held else select(lost, state["best"], moved)
+        new_residual = fresh if held else select(lost, state["best_residual"], fresh)
+        gained = not recorded and unset(~better)
         new = {
             **state,
             "residual": new_residual,
-            "points": torch.where(slot, (moved - x).unsqueeze(-2), points),
-            "changes": torch.where(slot, (fresh - residual).unsqueeze(-2), changes),
-            "used": torch.where(lost, 0, (state["used"] + 1).clamp_max(m)),
-            "written": state["written"] + 1,
-            "best": select(better, moved, state["best"]),
-            "best_residual": select(better, fresh, state["best_residual"]),
+            "used": (state["used"] + 1).clamp_max(m).masked_fill(lost, 0),
+            "written": written + 1,
+            "best": moved if gained else select(better, moved, state["best"]),
+            "best_residual": fresh if gained else select(better, fresh, state["best_residual"]),
             "best_norm": torch.where(better, size, state["best_norm"]),
             "residual_norm": torch.where(lost, state["best_norm"], size),
-            "stale": torch.where(size < 0.9 * state["best_norm"], 0, state["stale"] + 1),
+            "stale": (state["stale"] + 1).masked_fill(size < 0.9 * state["best_norm"], 0),
         }
+        shift, change = moved - x, fresh - residual
+        if recorded:
+            slot = (slots == written.unsqueeze(-1) % m).unsqueeze(-1)
+            new["points"] = torch.where(slot, shift.unsqueeze(-2), state["points"])
+            new["changes"] = torch.where(slot, change.unsqueeze(-2), state["changes"])
+        else:
+            mixed = torch.sub(shift, change, alpha=self.damping)
+            new |= remember(state, written % m, mixed, change, new_residual)
         if isinstance(oracle.problem, FixedPoint):
             new["scale"] = norm(point)
         code = check_growth(state["status_code"], size, state["start"])
         new["status_code"] = verdict(code, new["stale"] >= STALE_AFTER, Status.STAGNATED)
         return point, new
+
+    def _kept(self, x: Tensor) -> int:
+        """Differences kept: more than n of them are dependent, whatever the map."""
+        return max(1, min(self.history, x.shape[-1]))
+
+
+def recorded_weights(state: dict[str, Any], trusted: Tensor, ridge: float, damping: float) -> tuple[Tensor, Tensor]:
+    """`mixing_weights` and what they weigh, from tensors that autograd may follow."""
+    points, changes = state["points"], state["changes"]
+    lengths = safe_norm(changes)
+    trusted = trusted & (lengths > 0) & torch.isfinite(lengths)
+    inverse = torch.where(trusted, quotient(torch.ones_like(lengths), lengths), 0.0)
+    scaled = torch.where(trusted.unsqueeze(-1), changes, 0.0) * inverse.unsqueeze(-1)
+    gram = scaled @ scaled.mT + torch.diag_embed(torch.where(trusted, ridge, 1.0).to(changes.dtype))
+    rhs = (scaled @ state["residual"].unsqueeze(-1)).squeeze(-1)
+    weights = solve_rows(gram, rhs)[0]
+    weights = torch.where(torch.isfinite(weights), weights, 0.0) * inverse
+    return weights, torch.where(trusted.unsqueeze(-1), points - damping * changes, 0.0)

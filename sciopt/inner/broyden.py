@@ -11,7 +11,8 @@ from torch import Tensor
 from sciopt.checks import check_option, check_tolerances
 from sciopt.inner.abstract import AbstractIterativeSolver
 from sciopt.inner.picard import equation_start
-from sciopt.inner.rows import dot, norm, quotient, safe_norm, select, verdict
+from sciopt.inner.rank_one import RankOneTerms, apply
+from sciopt.inner.rows import dot, norm, quotient, safe_norm, select, unset, verdict
 from sciopt.problem.equations import FixedPoint, RootFind
 from sciopt.problem.minimize import LeastSquares, Minimize
 from sciopt.problem.system import Oracle
@@ -76,11 +77,13 @@ class Broyden(AbstractIterativeSolver):
         guess = quotient(0.1 * torch.where(size > 0, size, 1.0), safe_norm(residual), 1.0)
         gamma = torch.ones_like(norm0) if isinstance(oracle.problem, FixedPoint) else guess
         none = x.new_zeros(*x.shape[:-1], 0, x.shape[-1])
+        terms = {"left": none, "right": none}
+        if oracle.in_place:
+            terms = RankOneTerms.empty(x, residual, gamma, self.history)
         count = torch.zeros_like(state["status_code"])
         return {
             **state,
-            "left": none,
-            "right": none,
+            **terms,
             "gamma": gamma,
             "direction": -gamma.unsqueeze(-1) * residual,
             "length": torch.ones_like(gamma),
@@ -100,13 +103,18 @@ class Broyden(AbstractIterativeSolver):
         old, size = state["residual_norm"], norm(fresh)
         allowance = 1 + (1.0 + state["steps"]).to(x.dtype) ** -1.5
         accept = (size <= allowance * old) & torch.isfinite(size)
-        moved, current = select(accept, trial, x), select(accept, fresh, residual)
+        held = "image" in state and unset(~accept)  # asking is cheaper than writing rows that nothing changes
+        moved, current = (trial, fresh) if held else (select(accept, trial, x), select(accept, fresh, residual))
         change = fresh - residual
 
         finite = torch.isfinite(size)
-        safe = select(finite, change, torch.zeros_like(change))
-        left, right, gamma, used = self._learn(state, finite, shift, safe)
-        direction = -apply(left, right, gamma, current)
+        safe = change if "image" in state and unset(~finite) else select(finite, change, torch.zeros_like(change))
+        if "image" in state:
+            terms = RankOneTerms.learn(state, self.history, finite, accept, shift, safe, fresh)
+            direction = -terms["image"]
+        else:
+            terms = self._learn(state, finite, shift, safe)
+            direction = -apply(terms["left"], terms["right"], terms["gamma"], current)
         where = norm(moved)
         # steps longer than everything seen so far come from a bad secant
         cap = 10 * torch.maximum(safe_norm(moved), safe_norm(shift)) + torch.finfo(x.dtype).tiny
@@ -114,21 +122,23 @@ class Broyden(AbstractIterativeSolver):
         direction = direction * torch.where(longest > cap, quotient(cap, longest, 1.0), 1.0).unsqueeze(-1)
         rejections = torch.where(accept, 0, state["rejections"] + 1)
         forget = (rejections > 0) & (rejections % 5 == 0)
-        used = torch.where(forget, 0, used)
-        direction = select(forget, -gamma.unsqueeze(-1) * current, direction)
         new = {
             **state,
+            **terms,
             "residual": current,
             "residual_norm": torch.where(accept, size, old),
-            "left": select(forget, torch.zeros_like(left), left),
-            "right": right,
-            "gamma": gamma,
-            "used": used,
             "direction": direction,
             "length": torch.where(accept, 1.0, 0.5 * state["length"]).to(x.dtype),
             "steps": state["steps"] + 1,
             "rejections": rejections,
         }
+        if "image" not in state or not unset(forget):
+            plain = terms["gamma"].unsqueeze(-1) * current
+            new["used"] = torch.where(forget, 0, terms["used"])
+            new["direction"] = select(forget, -plain, direction)
+            new["left"] = select(forget, torch.zeros_like(terms["left"]), terms["left"])
+            if "image" in state:
+                new["image"] = select(forget, plain, terms["image"])
         if isinstance(oracle.problem, FixedPoint):
             new["scale"] = where
         new["stale"] = torch.where(size < 0.9 * state["best"], 0, state["stale"] + 1)
@@ -138,10 +148,8 @@ class Broyden(AbstractIterativeSolver):
         new["status_code"] = verdict(code, where > state["reach"], Status.DIVERGED)
         return moved, new
 
-    def _learn(
-        self, state: dict[str, Any], finite: Tensor, s: Tensor, y: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Add the secant ``H y = s`` as the rank-one term ``(s - H y) (s^T H) / (s^T H y)``."""
+    def _learn(self, state: dict[str, Any], finite: Tensor, s: Tensor, y: Tensor) -> dict[str, Any]:
+        """Add the secant ``H y = s`` as the rank-one term ``(s - H y) (s^T H) / (s^T H y)``; autograd may follow."""
         left, right, gamma, used = state["left"], state["right"], state["gamma"], state["used"]
         full = used >= self.history
         if left.shape[-2]:
@@ -166,12 +174,4 @@ class Broyden(AbstractIterativeSolver):
             slot = state["steps"].unsqueeze(-1) % self.history == torch.arange(self.history, device=s.device)
             slot = slot.unsqueeze(-1)
             left, right = torch.where(slot, column, left), torch.where(slot, covector, right)
-        return left, right, gamma, used + 1
-
-
-def apply(left: Tensor, right: Tensor, gamma: Tensor, v: Tensor) -> Tensor:
-    """``(gamma I + left^T right) v`` for rows of rank-one terms ``(*batch, k, n)``."""
-    out = gamma.unsqueeze(-1) * v
-    if left.shape[-2]:
-        out = out + (left.mT @ (right @ v.unsqueeze(-1))).squeeze(-1)
-    return out
+        return {"left": left, "right": right, "gamma": gamma, "used": used + 1}

@@ -64,8 +64,19 @@ class RowBook:
             self.kept = [tensor.clone() for tensor in current]
             return
         for place, tensor in enumerate(current):
-            if tensor is not self.taken[place]:  # what no step has replaced stands there already
-                self.kept[place].index_copy_(0, self.rows, tensor)
+            if tensor is self.taken[place]:  # what no step has replaced stands there already
+                continue
+            self.kept[place] = grown(self.kept[place], tensor)
+            self.kept[place].index_copy_(0, self.rows, tensor)
+
+
+def grown(kept: Tensor, like: Tensor) -> Tensor:
+    """The kept entries with zeros for what a memory has gained since they were left."""
+    if kept.shape[1:] == like.shape[1:]:
+        return kept
+    larger = kept.new_zeros(kept.shape[0], *like.shape[1:])
+    larger[tuple(slice(0, n) for n in kept.shape)] = kept
+    return larger
 
 
 def flat(entries: Entries) -> list[Tensor]:

@@ -24,6 +24,7 @@ __all__ = [
     "select",
     "solve_rows",
     "track_curvature",
+    "unset",
     "verdict",
 ]
 
@@ -78,6 +79,11 @@ def any_row(mask: Tensor) -> bool:
     return bool(mask.any())
 
 
+def unset(mask: Tensor) -> bool:
+    """Whether no row is set, where asking costs nothing; False on devices that would have to be waited for."""
+    return mask.device.type == "cpu" and not under_transform() and not bool(mask.any())
+
+
 def base_state(residual_norm: Tensor, scale: Tensor, **more: Any) -> dict[str, Any]:
     """A running state with the keys that every solver has."""
     code = torch.full_like(residual_norm, int(Status.RUNNING), dtype=torch.int64)
@@ -86,7 +92,7 @@ def base_state(residual_norm: Tensor, scale: Tensor, **more: Any) -> dict[str, A
 
 def verdict(code: Tensor, mask: Tensor, status: Status) -> Tensor:
     """Codes with ``status`` written into the running rows of ``mask``."""
-    return torch.where(mask & (code == int(Status.RUNNING)), int(status), code)
+    return code.masked_fill(mask & (code == int(Status.RUNNING)), int(status))
 
 
 def check_growth(code: Tensor, residual_norm: Tensor, start: Tensor) -> Tensor:

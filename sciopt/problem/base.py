@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sciopt.linsolve import Tag
 
-__all__ = ["AbstractProblem", "Tree", "no_objective"]
+__all__ = ["AbstractProblem", "Tree", "check_restrict", "no_objective"]
 
 Tree = Any  # a tensor or a (nested) dict, list or tuple of tensors
 
@@ -53,3 +53,12 @@ def no_objective(problem: AbstractProblem) -> TypeError:
         f"{type(problem).__name__}: expected a problem with an objective (Minimize or LeastSquares) for this solver, "
         "got one without. Use a solver for equations: Picard, Anderson, Broyden or Newton."
     )
+
+
+def check_restrict(problem: Any) -> None:
+    """Rows can be dropped along one batch dimension only."""
+    if problem.restrict is not None and problem.batch_ndim != 1:
+        raise ValueError(
+            f"{type(problem).__name__}: expected `restrict` with batch_ndim=1, got batch_ndim={problem.batch_ndim}. Rows are "
+            "counted along one batch dimension: flatten the others."
+        )

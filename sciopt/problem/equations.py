@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sciopt.linsolve import Tag
 from sciopt.params import ravel
-from sciopt.problem.base import AbstractProblem, Tree, no_objective
+from sciopt.problem.base import AbstractProblem, Tree, check_restrict, no_objective
 
 __all__ = ["FixedPoint", "RootFind"]
 
@@ -26,6 +26,11 @@ class FixedPoint(AbstractProblem):
         fixed_point_map: ``(inner_params, outer_params) -> inner_params`` (same structure and shapes).
         batch_ndim: leading dimensions of every inner leaf that number independent problems.
         nullspace: must be None unless the Jacobian of the residual is symmetric; as for `Minimize`.
+        restrict: with ``batch_ndim=1``, ``rows -> FixedPoint``: the same problem for some of its rows only, as for
+            `Minimize`; iterative solvers then drop the rows that have ended.
+
+    Raises:
+        ValueError: for ``restrict`` without one batch dimension.
 
     Example:
         >>> import torch
@@ -37,10 +42,17 @@ class FixedPoint(AbstractProblem):
     fixed_point_map: Callable[[Tree, Tree], Tree]
     batch_ndim: int = 0
     nullspace: Callable[[Tree, Tree], Tensor] | None = None
+    restrict: Callable[[Tensor], FixedPoint] | None = None
+
+    def __post_init__(self) -> None:
+        check_restrict(self)
 
     def optimality(self, inner_params: Tree, outer_params: Tree) -> Tree:
+        image = self.fixed_point_map(inner_params, outer_params)
+        if isinstance(inner_params, Tensor) and isinstance(image, Tensor) and image.shape == inner_params.shape:
+            return inner_params - image
         layout, flat = ravel(inner_params, self.batch_ndim)
-        return layout.unflatten(flat - layout.flatten(self.fixed_point_map(inner_params, outer_params)))
+        return layout.unflatten(flat - layout.flatten(image))
 
     def objective(self, inner_params: Tree, outer_params: Tree) -> Tensor:
         raise no_objective(self)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sciopt.linsolve import Tag
 from sciopt.params import tree_leaves, tree_map
-from sciopt.problem.base import AbstractProblem, Tree
+from sciopt.problem.base import AbstractProblem, Tree, check_restrict
 from sciopt.transforms import is_wrapped
 
 __all__ = ["LeastSquares", "Minimize"]
@@ -80,11 +80,7 @@ class Minimize(AbstractProblem):
     model_hessian: Callable[[Tree, Tree], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        if self.restrict is not None and self.batch_ndim != 1:
-            raise ValueError(
-                f"Minimize: expected `restrict` with batch_ndim=1, got batch_ndim={self.batch_ndim}. Rows are counted along "
-                "one batch dimension: flatten the others."
-            )
+        check_restrict(self)
         if self.box is not None and self.prox is not None:
             raise ValueError(
                 "Minimize: expected at most one of `box` and `prox`, got both. Put the box into the proximal map."

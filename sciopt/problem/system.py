@@ -19,12 +19,15 @@ from sciopt.linsolve import LinearOperator
 from sciopt.params import Layout, under_transform
 from sciopt.problem.base import AbstractProblem, Tree
 from sciopt.problem.captures import substitute
+from sciopt.problem.equations import FixedPoint
 from sciopt.problem.evolution import InitialValue
 from sciopt.problem.minimize import LeastSquares, Minimize
 from sciopt.problem.quadratic import QuadraticProgram
-from sciopt.transforms import depends_on_others
+from sciopt.transforms import depends_on_others, is_wrapped
 
 __all__ = ["Oracle", "System"]
+
+RESTRICTABLE = (Minimize, FixedPoint, InitialValue)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +60,12 @@ class System:
     def restrictable(self) -> bool:
         """Whether `restricted` can be asked for."""
         problem = self.problem
-        return isinstance(problem, (Minimize, InitialValue)) and problem.restrict is not None and not self.lanes
+        return isinstance(problem, RESTRICTABLE) and problem.restrict is not None and not self.lanes
 
     def restricted(self, rows: Tensor) -> System:
         """The system of some rows of the batch, int64 ``(k,)``, with the same arguments."""
         whole = self.problem
-        assert isinstance(whole, (Minimize, InitialValue)) and whole.restrict is not None
+        assert isinstance(whole, RESTRICTABLE) and whole.restrict is not None
         problem = whole.restrict(rows)
         if not isinstance(problem, type(whole)) or problem.batch_ndim != 1:
             name = type(whole).__name__
@@ -143,10 +146,14 @@ class Oracle:
         self.args = tuple(args) if differentiable else tuple(a.detach() for a in args)
         self.counter = system.counter
         self.batch_shape = system.batch_shape
+        self.in_place = False  # set by a run that owns its solver's state and records nothing
+        self.bare = system if differentiable else without_captures(system, self.args)  # for what records nothing
 
     def restricted(self, rows: Tensor) -> Oracle:
         """The oracle of some rows, with the same arguments and counter; see `System.restricted`."""
-        return Oracle(self.system.restricted(rows), self.args)
+        oracle = Oracle(self.system.restricted(rows), self.args)
+        oracle.in_place = self.in_place
+        return oracle
 
     def model_hessian(self, x: Tensor) -> Tensor | None:
         """The declared model of the Hessian ``(*batch, n, n)`` at ``x``, detached; None when there is none."""
@@ -173,7 +180,7 @@ class Oracle:
         if self.differentiable:
             return self.system.value(x, self.args)
         with torch.no_grad():
-            return self.system.value(x, self.args)
+            return self.bare.value(x, self.args)
 
     def value_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Objective ``(*batch,)`` and its gradient ``(*batch, n)``."""
@@ -210,7 +217,7 @@ class Oracle:
         if self.differentiable:
             return self.system.residual(x, self.args)
         with torch.no_grad():
-            return self.system.residual(x, self.args).detach()
+            return self.bare.residual(x, self.args).detach()
 
     def fixed_point_map(self, x: Tensor) -> Tensor:
         """``x - residual(x)``: the map of a `FixedPoint`, a unit gradient or Richardson step of the others."""
@@ -223,7 +230,7 @@ class Oracle:
         if self.differentiable:
             return self.system.project(x, step_size, self.args)
         with torch.no_grad():
-            return self.system.project(x, step_size, self.args)
+            return self.bare.project(x, step_size, self.args)
 
     def residual_vector(self, x: Tensor) -> Tensor:
         """Residuals ``(*batch, m)`` of a `LeastSquares` problem."""
@@ -232,7 +239,7 @@ class Oracle:
         if self.differentiable:
             return self.system.call(self.problem.residual_vector, x, self.args)
         with torch.no_grad():
-            return self.system.call(self.problem.residual_vector, x, self.args)
+            return self.bare.call(self.problem.residual_vector, x, self.args)
 
     def linearize(self, x: Tensor, *, attached: bool = False) -> tuple[Tensor, LinearOperator]:
         """Residual at ``x`` and its derivative as an operator ``(*batch, n) -> (*batch, n)``, built once, applied often.
@@ -317,6 +324,21 @@ class Oracle:
             evaluate=lambda function: self.system.call(function, x, self.args),
         )
         return out, operator, keep
+
+
+def without_captures(system: System, args: Sequence[Tensor]) -> System:
+    """The same system without substitution, where the captured tensors are the arguments themselves and plain.
+
+    Substitution looks at every torch call of the problem's functions: in inner steps that costs more than small functions.
+    """
+    if not system.captured or under_transform():
+        return system
+    for original, value in zip(system.captured, args[system.num_outer :], strict=True):
+        if is_wrapped(original) or is_wrapped(value) or original.data_ptr() != value.data_ptr():
+            return system
+        if original.shape != value.shape or original.stride() != value.stride():
+            return system
+    return replace(system, captured=())
 
 
 def product(output: Tensor, point: Tensor, cotangent: Tensor, keep: bool) -> Tensor:
