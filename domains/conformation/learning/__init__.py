@@ -12,6 +12,7 @@ from sciopt.domains.conformation.learning.network import (
 from sciopt.domains.conformation.learning.objectives import (
     AbstractObjective,
     EndToEnd,
+    EndToEndRecall,
     RowLosses,
     TwoStage,
     aligned_rmsd,
@@ -24,6 +25,7 @@ from sciopt.domains.conformation.learning.sampling import (
     SampledEnsemble,
     SampleOptions,
     sample,
+    sample_many,
 )
 from sciopt.domains.conformation.learning.starts import AbstractStart, GivenStart, RandomStart, SpectralStart
 from sciopt.domains.conformation.learning.structures import (
@@ -42,6 +44,7 @@ __all__ = [
     "DistancePrediction",
     "DistanceTargets",
     "EndToEnd",
+    "EndToEndRecall",
     "EpochRecord",
     "FromPrior",
     "FromStart",
@@ -68,6 +71,7 @@ __all__ = [
     "molecule_graph",
     "reconstruct",
     "sample",
+    "sample_many",
     "save_model",
     "train",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -16,14 +16,23 @@ from sciopt.constraints import kabsch
 from sciopt.domains.conformation.batch import ConformerBatch
 from sciopt.domains.conformation.learning.graphs import GraphBatch
 from sciopt.domains.conformation.learning.network import DistanceModel, DistancePrediction, kl_divergence
-from sciopt.domains.conformation.learning.starts import AbstractStart, GivenStart
+from sciopt.domains.conformation.learning.starts import AbstractStart, GivenStart, SpectralStart
 from sciopt.domains.conformation.learning.structures import InnerOptions, reconstruct
 from sciopt.domains.conformation.metrics import atom_matches
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-__all__ = ["AbstractObjective", "EndToEnd", "Matches", "RowLosses", "TwoStage", "aligned_rmsd", "match_table"]
+__all__ = [
+    "AbstractObjective",
+    "EndToEnd",
+    "EndToEndRecall",
+    "Matches",
+    "RowLosses",
+    "TwoStage",
+    "aligned_rmsd",
+    "match_table",
+]
 
 
 @final
@@ -132,7 +141,9 @@ def pick(table: Tensor, index: Tensor) -> Tensor:
 
 
 class AbstractObjective(ABC):
-    """What the weights of a `DistanceModel` are chosen for."""
+    """What the weights of a `DistanceModel` are chosen for; ``ensembles``: rows of one molecule are scored together."""
+
+    ensembles: ClassVar[bool] = False
 
     @abstractmethod
     def losses(
@@ -289,6 +300,114 @@ class EndToEnd(AbstractObjective):
             rmsd=rmsd,
             status_code=code,
         )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EndToEndRecall(AbstractObjective):
+    """The MAT-R and MAT-P of draws from the prior, through the inner problem, plus the ELBO of the distances.
+
+    What is trained is what is asked for at the end: every row draws from the prior, settles from a start as in `sample`,
+    and every reference is compared with the nearest draw of its molecule. Nothing has to pass through the posterior, so a
+    latent variable that the ELBO leaves unused gets a use. Give rows of a molecule together, each reference ``repeats``
+    times (`TrainConfig`). Draws whose inner problem failed or ended on a saddle are left out.
+
+    Args:
+        alignment_weight: of the RMSD [1/A].
+        precision: share of MAT-P (each draw and its nearest reference) in it; the rest is MAT-R.
+        distance_weight: of the likelihood of the distances.
+        divergence_weight: of the KL term.
+        noise: added to the distances that the posterior sees [A].
+        warmup: epochs without the RMSD, in which distances learn to make sense.
+        inner: how distances become coordinates.
+        start: where the inner problem starts.
+        mirrors: whether the mirror image of a structure counts as well, for starts that do not know left from right.
+
+    Example:
+        >>> EndToEndRecall(warmup=20).precision
+        0.3
+
+    References:
+        Xu et al. "An End-to-End Framework for Molecular Conformation Generation via Bilevel Programming". ICML, 2021,
+        eqs. 13-14 (the scores). Guzman-Rivera, Batra, Kohli. "Multiple choice learning". NeurIPS, 2012 (the least of
+        several losses).
+    """
+
+    ensembles: ClassVar[bool] = True
+    alignment_weight: float = 10.0
+    precision: float = 0.3
+    distance_weight: float = 1.0
+    divergence_weight: float = 1.0
+    noise: float = 0.0
+    warmup: int = 0
+    inner: InnerOptions = field(default_factory=InnerOptions)
+    start: AbstractStart = field(default_factory=SpectralStart)
+    mirrors: bool = True
+
+    def __post_init__(self) -> None:
+        check_weights(
+            "EndToEndRecall",
+            alignment_weight=self.alignment_weight,
+            distance_weight=self.distance_weight,
+            divergence_weight=self.divergence_weight,
+            noise=self.noise,
+            warmup=self.warmup,
+        )
+        good = 0 <= self.precision <= 1
+        check_option("EndToEndRecall", "precision", self.precision, good, "in [0, 1]", "Leave the default.")
+
+    def losses(
+        self,
+        model: DistanceModel,
+        batch: ConformerBatch,
+        rows: GraphBatch,
+        matches: Matches,
+        guess: Tensor,
+        generator: torch.Generator,
+        epoch: int,
+    ) -> RowLosses:
+        distances, seen = rows.distances(batch.positions), rows.distances(guess)
+        _, _, likelihood, divergence = variational(model, rows, distances, seen, self.noise, generator)
+        total = self.distance_weight * likelihood + self.divergence_weight * divergence
+        rmsd = torch.full_like(likelihood, float("nan")).detach()
+        code = torch.full_like(batch.molecule, -1)
+        if epoch >= self.warmup:
+            prediction = model.decode(rows, model.prior(rows).sample(generator))
+            start = batch.with_positions(self.start.positions(batch.with_positions(guess), rows, prediction, generator))
+            settled = reconstruct(start, rows, prediction, self.inner)
+            drawn, known = torch.nonzero(batch.molecule.unsqueeze(1) == batch.molecule, as_tuple=True)
+            made, goal, equal = settled.positions[drawn], batch.positions[known], matches.rows(known)
+            off = aligned_rmsd(made, goal, equal)
+            if self.mirrors:
+                off = torch.minimum(off, aligned_rmsd(-made, goal, equal))
+            usable = settled.trusted[drawn] & torch.isfinite(off)
+            nearest, found = least(off, usable, known, len(batch))
+            closest, placed = least(off, usable, drawn, len(batch))
+            share = (1 - self.precision) * nearest + self.precision * closest
+            total = total + self.alignment_weight * share
+            rmsd = torch.where(found, nearest.detach(), float("nan"))
+            lost = (settled.status_code == int(Status.CONVERGED)) & ~placed
+            code = torch.where(lost, int(Status.NONFINITE), settled.status_code)
+        return RowLosses(
+            total=total,
+            likelihood=likelihood.detach(),
+            divergence=divergence.detach(),
+            rmsd=rmsd,
+            status_code=code,
+        )
+
+
+def least(values: Tensor, usable: Tensor, group: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The least usable value of each group ``(count,)``, zero where there is none, and the groups that have one."""
+    far = torch.where(usable, values.detach(), float("inf"))
+    lowest = far.new_full((count,), float("inf")).scatter_reduce(0, group, far, "amin")
+    place = torch.arange(values.shape[0], device=values.device)
+    best = usable & (far == lowest[group])
+    chosen = torch.full_like(group[:1].expand(count), values.shape[0]).scatter_reduce(
+        0, group, torch.where(best, place, values.shape[0]), "amin"
+    )
+    found = chosen < values.shape[0]
+    return torch.where(found, values[torch.where(found, chosen, 0)], 0.0), found
 
 
 def check_weights(owner: str, **values: float) -> None:

@@ -48,6 +48,7 @@ class TrainConfig:
         epochs: passes over the training molecules.
         batch_size: rows per step.
         conformers: drawn anew for each molecule in each epoch; fewer where a molecule has fewer.
+        repeats: how often each conformer stands in an epoch, one after the other: draws per reference of `EndToEndRecall`.
         guesses: 0: the posterior sees the reference itself, and the inner problem starts there, as published. Else so many
             ETKDG conformers are made of each molecule, and the one nearest to a reference takes its place: the network
             learns to correct ETKDG. Sample it with ``latent=FromStart()``.
@@ -72,6 +73,7 @@ class TrainConfig:
     epochs: int = 100
     batch_size: int = 16
     conformers: int = 1
+    repeats: int = 1
     guesses: int = 0
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.95, 0.999)
@@ -82,7 +84,7 @@ class TrainConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "conformers"):
+        for name in ("epochs", "batch_size", "conformers", "repeats"):
             value = getattr(self, name)
             check_option(
                 "TrainConfig", name, value, isinstance(value, int) and value >= 1, "to be an int >= 1", "Count up."
@@ -299,8 +301,8 @@ def one_epoch(
     began = time.monotonic()
     rows = draw(prepared.references, split.train, config.conformers, generator)
     seen, skipped = [], 0
-    for start in range(0, len(rows), config.batch_size):
-        batch, graphs, matches, guess = prepared.rows(rows[start : start + config.batch_size])
+    for part in parts_of(rows, config):
+        batch, graphs, matches, guess = prepared.rows(part)
         optimizer.zero_grad()
         losses = config.objective.losses(model, batch, graphs, matches, guess, generator, epoch)
         losses.total.mean().backward()
@@ -311,12 +313,13 @@ def one_epoch(
             skipped += 1
         seen.append(detached(losses))
     means = summary(seen)
-    held = [(molecule, 0) for molecule in split.validation]
+    most = config.conformers if config.objective.ensembles else 1
+    held = [(k, c) for k in split.validation for c in range(min(most, prepared.references[k].positions.shape[0]))]
     checked = []
     apart = torch.Generator().manual_seed(config.seed + 2)  # the same draws in every epoch
     with torch.no_grad():
-        for start in range(0, len(held), config.batch_size):
-            batch, graphs, matches, guess = prepared.rows(held[start : start + config.batch_size])
+        for part in parts_of(held, config):
+            batch, graphs, matches, guess = prepared.rows(part)
             checked.append(detached(config.objective.losses(model, batch, graphs, matches, guess, apart, LATE)))
     other = summary(checked)
     return EpochRecord(
@@ -339,6 +342,16 @@ def draw(
         picked = torch.randperm(known, generator=generator, device=generator.device)[:count].tolist()
         rows += [(molecules[place], conformer) for conformer in picked]
     return rows
+
+
+def parts_of(rows: Sequence[tuple[int, int]], config: TrainConfig) -> list[list[tuple[int, int]]]:
+    """Batches of about ``batch_size`` rows, each pair repeated; rows of a molecule, which stand together, stay together."""
+    out: list[list[tuple[int, int]]] = [[]]
+    for place, row in enumerate(rows):
+        if len(out[-1]) >= config.batch_size and rows[place - 1][0] != row[0]:
+            out.append([])
+        out[-1] += [row] * config.repeats
+    return [part for part in out if part]
 
 
 def detached(losses: RowLosses) -> RowLosses:

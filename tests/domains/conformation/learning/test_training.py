@@ -13,6 +13,7 @@ from sciopt.constraints import kabsch
 from sciopt.domains.conformation import ReferenceEnsemble, evaluate, stereo_errors
 from sciopt.domains.conformation.learning import (
     EndToEnd,
+    EndToEndRecall,
     FromStart,
     ModelConfig,
     SampleOptions,
@@ -20,12 +21,17 @@ from sciopt.domains.conformation.learning import (
     TrainConfig,
     TwoStage,
     load_model,
+    match_table,
+    molecule_graph,
+    reconstruct,
     sample,
+    sample_many,
     save_model,
     train,
 )
-from sciopt.domains.conformation.learning.training import nearest_guesses
-from sciopt.domains.conformation.metrics import EtkdgBaseline
+from sciopt.domains.conformation.learning.objectives import variational
+from sciopt.domains.conformation.learning.training import Prepared, nearest_guesses, parts_of
+from sciopt.domains.conformation.metrics import EtkdgBaseline, score_ensemble
 from sciopt.outer.checkpoint import CheckpointError
 from tests.domains.conformation.learning.molecules import references
 from tests.domains.conformation.learning.test_graphs import network
@@ -167,3 +173,57 @@ def test_corrections_are_learned_from_the_nearest_guess(known):
     curves = train(known, config).curves()
     assert curves["loss"][1] < curves["loss"][0]
     assert curves["failed"] == [0.0, 0.0]
+
+
+def test_recall_is_trained_through_the_inner_problem(known):
+    """The objective's value is MAT-R of its own draws, and its gradient reaches the prior."""
+    config = TrainConfig(objective=EndToEndRecall(), model=SMALL, conformers=2, repeats=2, batch_size=8, seed=4)
+    like = next(network().parameters()).detach()
+    prepared = Prepared(
+        known,
+        [molecule_graph(item.mol) for item in known],
+        match_table([item.mol for item in known], like=like),
+        [item.positions for item in known],
+        like,
+    )
+    rows = [(molecule, conformer) for molecule in (2, 5) for conformer in range(2)]
+    (part,) = parts_of(rows, config)
+    assert part == [row for row in rows for _ in range(2)]
+    batch, graphs, matches, guess = prepared.rows(part)
+    model = network()
+
+    def losses(**options):
+        return EndToEndRecall(alignment_weight=1.0, distance_weight=0.0, divergence_weight=0.0, **options).losses(
+            model, batch, graphs, matches, guess, torch.Generator().manual_seed(3), 0
+        )
+
+    recall, precision = losses(precision=0.0), losses(precision=1.0)
+    assert (recall.status_code == 0).all()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        variational(model, graphs, graphs.distances(batch.positions), graphs.distances(guess), 0.0, generator)
+        prediction = model.decode(graphs, model.prior(graphs).sample(generator))
+        start = batch.with_positions(SpectralStart().positions(batch, graphs, prediction, generator))
+        drawn = reconstruct(start, graphs, prediction).positions
+    for molecule, item in enumerate((known[2], known[5])):
+        own = batch.molecule == molecule
+        made = drawn[own][:, : item.mol.GetNumAtoms()]
+        both = score_ensemble(item.mol, torch.cat([made, -made]), item.positions[:2])
+        assert float(recall.total[own].mean().detach()) == pytest.approx(both.matching_recall, abs=1e-3)
+        nearest = [score_ensemble(item.mol, torch.stack([x, -x]), item.positions[:2]).best for x in made]
+        assert precision.total[own].tolist() == pytest.approx(nearest, abs=1e-3)
+    recall.total.mean().backward()
+    slope = sum(float(p.grad.square().sum()) for p in model.prior_head.parameters())
+    assert slope > 0.0
+    assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+
+
+def test_many_molecules_are_sampled_at_once(result):
+    mols = [Chem.AddHs(Chem.MolFromSmiles(smiles)) for smiles in ("CCO", "C[C@H](N)C(=O)O", "CCCC")]
+    made = sample_many(result.model, mols, [3, 2, 1], SampleOptions(start=SpectralStart(), batch_size=4))
+    assert [item.positions.shape for item in made] == [(3, 9, 3), (2, 13, 3), (1, 14, 3)]
+    assert all(bool(stereo_errors(mol, item.positions).ok.all()) for mol, item in zip(mols, made, strict=True))
+    again = sample_many(result.model, mols, [3, 2, 1], SampleOptions(start=SpectralStart(), batch_size=4))
+    assert all(torch.equal(a.positions, b.positions) for a, b in zip(made, again, strict=True))
+    with pytest.raises(ValueError, match="one of `counts`"):
+        sample_many(result.model, mols, [1])
