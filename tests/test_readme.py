@@ -40,3 +40,16 @@ def test_page_on_topology_runs():
     assert names["result"].value < 60  # of the shelf, which starts at about 130
     assert abs(names["drawn"].volume(names["weights"]).item()) < 1e-6
     assert names["value"].value == 0.0
+
+
+def test_page_on_conformation_runs():
+    """As the page on topology; its fit is the one whose figures it states."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "conformation.md").read_text(), flags=re.DOTALL)
+    names: dict = {"print": lambda *words: None}
+    for code in blocks:
+        exec(code, names)
+    assert names["ibuprofen"].GetNumConformers() == len(names["energies"]) == 5
+    assert names["torsions"].grad.abs().max() > 1e-3
+    fit = names["fit"]
+    assert fit.rmsd_before.mean() > 0.12 and fit.rmsd_after.mean() < 0.075
+    assert fit.energy_before > 0.59 and fit.energy_after < 0.12
