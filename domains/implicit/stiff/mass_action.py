@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sciopt.domains.implicit.stiff.statement import shared
 from sciopt.problem import InitialValue
+from sciopt.transforms import under_transform
 
 __all__ = ["MassAction", "reactions"]
 
@@ -155,6 +156,8 @@ class MassAction:
                 unit = torch.eye(n + 1, dtype=like.dtype, device=like.device)[index][:, :n]
                 slots.append(index)
                 outers.append((change.unsqueeze(-1) * unit.unsqueeze(-2)).flatten(1))
+            if under_transform():  # what is made there must not outlive it
+                return slots, change, outers
             self.tables[key] = (slots, change, outers)
         return self.tables[key]
 
