@@ -1,5 +1,13 @@
 """Implicit layers: equilibrium networks, neural ODEs, stiff systems and optimization layers, on one differentiable core."""
 
+from sciopt.domains.implicit.equilibrium import (
+    DEQ,
+    GradientError,
+    gradient_error,
+    jacobian_penalty,
+    phantom_gradient,
+    spectral_radius,
+)
 from sciopt.domains.implicit.stiff import (
     MassAction,
     Speciation,
@@ -17,6 +25,8 @@ from sciopt.domains.implicit.stiff import (
 )
 
 __all__ = [
+    "DEQ",
+    "GradientError",
     "MassAction",
     "Speciation",
     "StiffExample",
@@ -24,10 +34,14 @@ __all__ = [
     "brusselator",
     "brusselator_line",
     "enzyme_cascade",
+    "gradient_error",
     "hires",
+    "jacobian_penalty",
     "oregonator",
+    "phantom_gradient",
     "reactions",
     "robertson",
     "robertson_dae",
+    "spectral_radius",
     "van_der_pol",
 ]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciopt.hypergradients.precision import full_precision
 from sciopt.inner.abstract import AbstractSolver
 from sciopt.linsolve.abstract import AbstractLinearSolver
 from sciopt.problem import InitialValue, Recurrence
@@ -199,14 +200,16 @@ class Response(torch.autograd.Function):
         x, x0, *args = ctx.saved_tensors
         if grad is None:
             return (None,) * (3 + len(args))
-        return (None, None, *ctx.method.vjp(ctx.request, x0, x, args, grad, ctx.needs_input_grad[2:]))
+        with full_precision(x):
+            return (None, None, *ctx.method.vjp(ctx.request, x0, x, args, grad, ctx.needs_input_grad[2:]))
 
     @staticmethod
     def jvp(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, _method: Any, _request: Any, *tangents: Tensor | None
     ) -> tuple[Any, ...]:
         x, x0, *args = ctx.saved_tensors
-        return ctx.method.jvp(ctx.request, x0, x, args, tangents), None, None, None
+        with full_precision(x):
+            return ctx.method.jvp(ctx.request, x0, x, args, tangents), None, None, None
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]

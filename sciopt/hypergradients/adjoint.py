@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sciopt.hypergradients.abstract import Request, lift, to_front
+from sciopt.hypergradients.precision import full_precision
 from sciopt.hypergradients.products import jacobian_vector, pull_args, push
 from sciopt.linsolve.abstract import AbstractLinearSolver
 from sciopt.problem.system import Oracle
@@ -76,12 +77,13 @@ class JacobianSolve(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         linear_solver, request, transpose = ctx.config
         y, x, *args = ctx.saved_tensors
-        w = JacobianSolve.apply(linear_solver, request, not transpose, grad, x, *args)
 
         def applied(x: Tensor, *args: Tensor) -> Tensor:
             return jacobian_vector(request.system, x, args, y, transpose=transpose)
 
-        grads = pull_args(applied, (x, *args), -w, ctx.needs_input_grad[4:])
+        with full_precision(x):
+            w = JacobianSolve.apply(linear_solver, request, not transpose, grad, x, *args)
+            grads = pull_args(applied, (x, *args), -w, ctx.needs_input_grad[4:])
         return (None, None, None, w, *grads)
 
     @staticmethod

@@ -24,6 +24,11 @@ def equation_scale(oracle: Oracle, x: Tensor, start: Tensor) -> Tensor:
 
 def equation_start(oracle: Oracle, x: Tensor, residual: Tensor) -> dict[str, Any]:
     """The first state of a solver for equations."""
+    if residual.dtype != x.dtype:
+        raise TypeError(
+            f"{type(oracle.problem).__name__}: expected a function that keeps the dtype of the inner parameters, {x.dtype}, got "
+            f"{residual.dtype}. Convert what it captures, or start from an `init` of that dtype."
+        )
     start = norm(residual)
     eps = torch.finfo(x.dtype).eps
     size = norm(x)
