@@ -15,7 +15,7 @@ from sciopt.domains.topology.assembly import gather_places, gathered
 from sciopt.domains.topology.connectivity import describe_place, held_nodes, marked
 from sciopt.domains.topology.elements import elastic_stiffness
 from sciopt.domains.topology.multigrid.placement import Placement, stored_energy
-from sciopt.domains.topology.structure import Structure
+from sciopt.domains.topology.structure import Structure, refuse_gradient
 
 __all__ = ["ElasticEnergy"]
 
@@ -57,6 +57,7 @@ class ElasticEnergy:
     springs: Tensor | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        refuse_gradient("ElasticEnergy", "poisson", self.poisson)
         structure, grid = self.structure, self.structure.grid
         free = structure.free
         element = elastic_stiffness(grid.ndim, self.poisson)

@@ -104,7 +104,9 @@ class HeatOptions(DesignOptions, SolverOptions):
 
     @model_validator(mode="after")
     def _size_is_sensible(self) -> HeatOptions:
-        check_size(self, (self.nx, self.ny) if self.nz is None else (self.nx, self.ny, self.nz))
+        sides = (self.nx, self.ny) if self.nz is None else (self.nx, self.ny, self.nz)
+        check_size(self, sides)
+        DensityFilter(self.filter_radius, len(sides)).check("topology.heat", sides)
         return self
 
 
@@ -132,6 +134,7 @@ class StressOptions(DesignOptions, SolverOptions):
     @model_validator(mode="after")
     def _size_is_sensible(self) -> StressOptions:
         check_size(self, (self.nx, self.ny))
+        DensityFilter(self.filter_radius).check("topology.stress", (self.nx, self.ny))
         return self
 
 
@@ -158,6 +161,7 @@ class EigenfrequencyOptions(DesignOptions):
     @model_validator(mode="after")
     def _size_is_sensible(self) -> EigenfrequencyOptions:
         check_size(SolverOptions(solver="direct"), (self.nx, self.ny))  # modes are found by factorizations alone
+        DensityFilter(self.filter_radius).check("topology.eigenfrequency", (self.nx, self.ny))
         return self
 
 

@@ -10,7 +10,7 @@ from sciopt.domains.topology.assembly import QuadraticEnergy
 from sciopt.domains.topology.settling import Settling, settle
 from sciopt.outer import OptimizeResult
 
-__all__ = ["SolverOptions", "check_size", "settled_by", "solver_metrics"]
+__all__ = ["SolverOptions", "check_sides", "check_size", "settled_by", "solver_metrics"]
 
 MOST_ELEMENTS = 4_000_000
 DIRECT_ELEMENTS = {2: 1_000_000, 3: 40_000}  # of sparse LU: minutes, and gigabytes of factors
@@ -63,6 +63,16 @@ def solver_metrics(made: Settling, result: OptimizeResult) -> dict[str, float | 
         "inner steps, mean": round(sum(steps) / len(steps), 2),
         "inner steps, most": int(max(steps)),
     }
+
+
+def check_sides(solver: Literal["auto", "direct", "multigrid"], nx: int, ny: int, nz: int | None) -> bool:
+    """`check_size` of a solver and a grid by their options.
+
+    Example:
+        >>> check_sides("auto", 60, 20, None), check_sides("multigrid", 100, 50, 50)
+        (True, False)
+    """
+    return check_size(SolverOptions(solver=solver), (nx, ny) if nz is None else (nx, ny, nz))
 
 
 def check_size(options: SolverOptions, sides: tuple[int, ...]) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sciopt.checks import check_finite, check_option, check_tree
 from sciopt.domains.topology.filters import AbstractDensityMap, Chain, SensitivityFilter, Symmetry
-from sciopt.domains.topology.filters.abstract import check_axes
+from sciopt.domains.topology.filters.abstract import check_axes, check_reach
 from sciopt.outer.abstract import AbstractOuterStep
 from sciopt.outer.transformed import TransformedGradient
 
@@ -68,6 +68,7 @@ class DesignSpace:
         check_option(self.owner, "volume_fraction", v, 0 < v < 1, "in (0, 1)", advice)
         if isinstance(self.filter, SensitivityFilter):
             check_axes(self.owner, self.filter, len(self.filter.shape), self.shape)
+            check_reach(self.owner, self.filter, self.filter.radius, self.shape)
         elif self.filter is not None:
             self.filter.check(self.owner, self.shape)
         object.__setattr__(self, "place", None)

@@ -34,6 +34,7 @@ class Structure:
         ValueError: for unknowns out of range, loads that are not finite or do not act on a free unknown, masks of another
             shape or that overlap, supports that leave a rigid motion free (named in the message), and islands of
             material that are loaded or solid but not held.
+        TypeError: for a load or springs that require a gradient.
 
     Example:
         >>> grid = Grid(nx=2, ny=1)
@@ -52,6 +53,8 @@ class Structure:
 
     def __post_init__(self) -> None:
         n = self.grid.num_dofs
+        for name in ("load", "springs"):
+            refuse_gradient(f"Structure {self.name!r}", name, getattr(self, name))
         fixed = np.unique(np.asarray(self.fixed, dtype=np.int64).reshape(-1))
         load = np.array(self.load, dtype=np.float64)
         object.__setattr__(self, "fixed", fixed)
@@ -166,6 +169,20 @@ class Structure:
             if mask is not None:
                 active &= ~mask
         return active
+
+
+def refuse_gradient(owner: str, name: str, value: object) -> None:
+    """Raise TypeError for a tensor that requires a gradient, where numbers are copied and it would be lost.
+
+    Example:
+        >>> refuse_gradient("Doc", "load", np.ones(3))
+    """
+    if getattr(value, "requires_grad", False):
+        raise TypeError(
+            f"{owner}: expected numbers for `{name}`, got a tensor that requires a gradient, which would be lost. Detach it; "
+            "to differentiate in it, state it as outer parameters: Minimize(lambda u, f: energy.strain_energy(u, density) - "
+            "(f * u).sum()) for a load, a `modulus` that depends on the design for a material."
+        )
 
 
 def mbb(grid: Grid) -> Structure:

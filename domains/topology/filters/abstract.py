@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sciopt.checks import check_option
 
-__all__ = ["AXES", "AbstractDensityMap", "check_axes", "check_ndim", "check_radius"]
+__all__ = ["AXES", "AbstractDensityMap", "check_axes", "check_ndim", "check_radius", "check_reach"]
 
 AXES = "xyz"  # x is the last dimension of a field
 
@@ -58,3 +58,16 @@ def check_radius(owner: str, radius: float) -> None:
         ">= 1 element side and finite",
         "2.4 is a common start; 1 filters nothing.",
     )
+
+
+def check_reach(owner: str, map: Any, radius: float, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for a radius beyond the longest side of the domain, which leaves one mean for all elements.
+
+    Example:
+        >>> check_reach("Doc", "a map", 4.0, (3, 4))
+    """
+    if radius > max(shape):
+        raise ValueError(
+            f"{owner}: expected a `filter` whose radius is at most the longest side of the domain, {max(shape)}, got {map}. "
+            "Nothing but a mean is left of a design; lower the radius, 1.5 to 3 element sides are usual."
+        )

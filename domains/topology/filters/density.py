@@ -7,7 +7,13 @@ from typing import final
 
 from torch import Tensor
 
-from sciopt.domains.topology.filters.abstract import AbstractDensityMap, check_axes, check_ndim, check_radius
+from sciopt.domains.topology.filters.abstract import (
+    AbstractDensityMap,
+    check_axes,
+    check_ndim,
+    check_radius,
+    check_reach,
+)
 from sciopt.domains.topology.filters.cone import cone_sum, cone_weights
 
 __all__ = ["DensityFilter"]
@@ -41,6 +47,7 @@ class DensityFilter(AbstractDensityMap):
 
     def check(self, owner: str, shape: tuple[int, ...]) -> None:
         check_axes(owner, self, self.ndim, shape)
+        check_reach(owner, self, self.radius, shape)
 
     def __call__(self, density: Tensor) -> Tensor:
         """Filtered field; ``(*batch, *grid.shape)`` to the same shape."""

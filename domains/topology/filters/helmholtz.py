@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_option
-from sciopt.domains.topology.filters.abstract import AbstractDensityMap, check_axes, check_ndim
+from sciopt.domains.topology.filters.abstract import AbstractDensityMap, check_axes, check_ndim, check_reach
 
 __all__ = ["HelmholtzFilter"]
 
@@ -69,6 +69,7 @@ class HelmholtzFilter(AbstractDensityMap):
 
     def check(self, owner: str, shape: tuple[int, ...]) -> None:
         check_axes(owner, self, self.ndim, shape)
+        check_reach(owner, self, self.radius, shape)
 
     def __call__(self, density: Tensor) -> Tensor:
         """Filtered field; ``(*batch, *grid.shape)`` to the same shape."""

@@ -29,7 +29,7 @@ from sciopt.domains.topology.pictures import draw_density
 from sciopt.domains.topology.presets import STRUCTURES
 from sciopt.domains.topology.problem import ComplianceProblem
 from sciopt.domains.topology.settling import settle
-from sciopt.domains.topology.solver_options import SolverOptions, check_size, settled_by, solver_metrics
+from sciopt.domains.topology.solver_options import SolverOptions, check_sides, settled_by, solver_metrics
 from sciopt.outer import OptimizeResult, ScipyLBFGSB
 
 __all__ = ["MeshFreeOptions", "NetworkOptions", "problems", "run_meshfree", "run_network"]
@@ -92,7 +92,10 @@ class NetworkOptions(SolverOptions):
                 f"expected `symmetric` with the coordinate network, got it with {self.parametrization!r}. Set "
                 "parametrization: coordinate, or symmetric: false."
             )
-        check_size(self, (self.nx, self.ny) if self.nz is None else (self.nx, self.ny, self.nz))
+        if check_sides(
+            self.solver, self.nx, self.ny, self.nz
+        ):  # what the problem refuses is said here, not by a worker
+            base_of(self)
 
 
 class MeshFreeOptions(BaseModel):
@@ -133,6 +136,22 @@ class MeshFreeOptions(BaseModel):
     )
 
 
+def base_of(options: NetworkOptions) -> ComplianceProblem:
+    """The problem on finite elements that these options state.
+
+    Example:
+        >>> base_of(NetworkOptions(nx=6, ny=4)).structure.name
+        'mbb'
+    """
+    grid = Grid(nx=options.nx, ny=options.ny, nz=options.nz)
+    return ComplianceProblem(
+        structure=STRUCTURES[options.preset](grid),
+        volume_fraction=options.volume_fraction,
+        material=SIMP(penalty=options.penalty),
+        filter=DensityFilter(options.filter_radius, grid.ndim) if options.filter_radius > 1 else None,
+    )
+
+
 def prior_of(options: NetworkOptions) -> AbstractParametrization:
     """The parametrization that these options name."""
     if options.parametrization == "conv":
@@ -144,14 +163,8 @@ def prior_of(options: NetworkOptions) -> AbstractParametrization:
 
 def run_network(options: NetworkOptions, context: JobContext) -> JobResult:
     """Train the weights of a prior on the compliance of a structure; the context's generator draws their start."""
-    grid = Grid(nx=options.nx, ny=options.ny, nz=options.nz)
-    base = ComplianceProblem(
-        structure=STRUCTURES[options.preset](grid),
-        volume_fraction=options.volume_fraction,
-        material=SIMP(penalty=options.penalty),
-        filter=DensityFilter(options.filter_radius, grid.ndim) if options.filter_radius > 1 else None,
-    )
-    prior = prior_of(options)
+    base = base_of(options)
+    grid, prior = base.structure.grid, prior_of(options)
     weights = prior.initial(grid.shape, context.generator)
     problem = ParametrizedProblem(base=base, parametrization=prior, weights=weights)
     made = settled_by(options, problem.energy)

@@ -30,6 +30,7 @@ from sciopt.domains.topology.nonlinear.soft_jobs import SoftBodyOptions, run_sof
 from sciopt.domains.topology.nonlinear.stepping import failure_advice
 from sciopt.domains.topology.objectives import OutputDisplacement
 from sciopt.domains.topology.presets import STRUCTURES
+from sciopt.domains.topology.solver_options import check_sides
 from sciopt.outer import MMA, OptimizeError, OptimizeResult
 from sciopt.response import best_response
 
@@ -109,6 +110,10 @@ class LargeDeformationOptions(BaseModel):
                 f"expected `nz` with the 3D structures alone, got preset {self.preset!r} with nz = {self.nz}. "
                 f"{'Give nz' if solid else 'Leave nz out'}, or choose another preset."
             )
+        if check_sides(
+            self.solver, self.nx, self.ny, self.nz
+        ):  # what the problem refuses is said here, not by a worker
+            large_deformation_of(self).start()
         return self
 
 

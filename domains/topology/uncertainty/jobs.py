@@ -20,6 +20,7 @@ from sciopt.domains.topology.material import SIMP
 from sciopt.domains.topology.pictures import draw_density
 from sciopt.domains.topology.presets import STRUCTURES
 from sciopt.domains.topology.problem import ComplianceProblem
+from sciopt.domains.topology.solver_options import check_sides
 from sciopt.domains.topology.uncertainty.assess import StochasticValue, compare, mean_value_problem, wait_and_see
 from sciopt.domains.topology.uncertainty.loads import GaussianLoad, RandomDirection, RandomPosition
 from sciopt.domains.topology.uncertainty.materials import Combined, RandomStiffness
@@ -118,6 +119,9 @@ class UncertainOptions(BaseModel):
             raise ValueError(
                 "expected `angle` or `magnitude` > 0 with a random direction, got 0. Nothing is random so."
             )
+        if check_sides("auto", self.nx, self.ny, self.nz):  # what the problem refuses is said here, not by a worker
+            base, what = uncertain_problem(self)
+            Sampling(count=1).draw(what, base.structure, torch.Generator().manual_seed(0))
         return self
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydantic
 import pytest
 import torch
 
+from sciopt import Minimize, best_response
 from sciopt.campaign.registry import JobContext, JobResult
+from sciopt.domains.topology import SIMP, ElasticEnergy, cantilever
 from sciopt.domains.topology.grid import Grid
 from sciopt.domains.topology.jobs import ComplianceOptions, problems
 from sciopt.domains.topology.mechanisms import MECHANISMS
+from sciopt.inner import NewtonCG
 
 KINDS = {kind.name: kind for kind in problems()}
 
@@ -159,3 +164,47 @@ def test_sizes_are_refused_before_a_job_starts() -> None:
     refused("with `solver` direct in 3 dimensions", preset="tower", nx=64, ny=32, nz=32, solver="direct")
     refused("bracket_3d: expected a `grid` of at least 8 x 6 x 8", preset="bracket_3d", nx=4, ny=4, nz=4)
     refused("michell", preset="michell", nx=1, ny=4)
+
+
+REFUSED = [
+    ("topology.uncertain", {"preset": "bridge_3d", "nx": 2, "ny": 2, "nz": 2}, "`volume_fraction` to leave material"),
+    ("topology.network", {"preset": "bridge_3d", "nx": 2, "ny": 2, "nz": 2}, "`volume_fraction` to leave material"),
+    ("topology.network", {"preset": "michell", "nx": 1, "ny": 3}, "`load` on at least one free unknown"),
+    ("topology.large_deformation", {"preset": "bridge_3d", "nx": 2, "ny": 2, "nz": 2}, "to leave material"),
+    ("topology.large_deformation", {"nx": 10, "ny": 5, "void": 1e-300}, "SIMP: expected `young_min`"),
+    ("topology.large_deformation", {"nx": 2000, "ny": 2000, "solver": "direct"}, "with `solver` direct in 2"),
+    ("topology.uncertain", {"preset": "bridge_3d", "nx": 2000, "ny": 2000, "nz": 9}, "expected at most 4,000,000"),
+    ("topology.pneumatic", {"nx": 10, "ny": 6, "void": 1e-300}, "SIMP: expected `young_min`"),
+    *(
+        (f"topology.{name}", {"nx": 20, "ny": 12, "filter_radius": 21}, "radius is at most the longest side")
+        for name in (
+            *("compliance", "mechanism", "heat", "stress", "eigenfrequency"),
+            *("large_deformation", "uncertain", "network", "pneumatic"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), REFUSED)
+def test_what_a_problem_refuses_is_said_by_its_options(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=message):
+        KINDS[name].options.model_validate(options)
+
+
+def test_gradients_are_not_lost_in_numbers() -> None:
+    grid = Grid(nx=4, ny=2)
+    made = cantilever(grid)
+    load = torch.from_numpy(made.load).requires_grad_()
+    with pytest.raises(TypeError, match="expected numbers for `load`, got a tensor that requires a gradient"):
+        replace(made, load=load)
+    poisson: Any = torch.tensor(0.3, requires_grad=True)
+    with pytest.raises(TypeError, match="expected numbers for `poisson`"):
+        ElasticEnergy(structure=made, modulus=SIMP(), poisson=poisson)
+    # as the message says: the load as outer parameters; at equilibrium the gradient of the compliance is 2 u
+    energy, density = ElasticEnergy(structure=made, modulus=SIMP()), torch.ones(2, 4, dtype=torch.float64)
+    force = energy.load.clone().requires_grad_()
+    inner = Minimize(lambda u, f: energy.strain_energy(u, density) - (f * u).sum())
+    u = best_response(inner, force, init=torch.zeros_like(force), solver=NewtonCG()).value
+    (force * u).sum().backward()
+    assert force.grad is not None
+    torch.testing.assert_close(force.grad, 2 * u.detach(), rtol=1e-6, atol=1e-4)
