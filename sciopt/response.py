@@ -94,6 +94,8 @@ def respond(
     """`best_response` with a record of what happened."""
     solver, method = resolve(problem, solver, hypergradient)
     owner = "best_response"
+    if isinstance(problem, InitialValue):
+        problem = problem.settled()
     check_recording(owner)
     outer_leaves = check_tree(owner, "outer_params", outer_params)
     if outer_leaves[0].dtype not in (torch.float32, torch.float64):

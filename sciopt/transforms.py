@@ -19,6 +19,7 @@ __all__ = [
     "reverse_levels",
     "top_level",
     "under_transform",
+    "unwrapped",
 ]
 
 _functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009  (a compiled module without type stubs)
@@ -93,6 +94,13 @@ def first_of(tensor: Tensor, dim: int) -> Tensor:
     if tensor.shape[dim]:
         return tensor.select(dim, 0)
     return tensor.new_zeros([n for i, n in enumerate(tensor.shape) if i != dim % tensor.ndim])
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor inside all wrappers of transforms, for one that carries no derivative and no batch."""
+    while is_wrapped(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def plain(tensor: Tensor) -> Tensor:

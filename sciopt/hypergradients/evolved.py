@@ -16,7 +16,7 @@ from sciopt.problem.system import Oracle
 from sciopt.solution import Solution
 from sciopt.steppers.abstract import AbstractOneStep, AbstractStepper
 from sciopt.steppers.adjoint import replay, walk_back
-from sciopt.steppers.engine import march, moving_times
+from sciopt.steppers.engine import march
 from sciopt.steppers.field import Field
 from sciopt.steppers.tape import Grid, Tape
 from sciopt.transforms import carries_derivative, under_transform
@@ -32,7 +32,11 @@ def respond_evolved(
     assert isinstance(problem, InitialValue) and isinstance(solver, AbstractStepper)
     problem.check(request.system.layout.batch_shape, request.system.layout.size)
     if isinstance(solver, AbstractOneStep):
-        return Discrete(forward=forward, chunk_size=chunk_size).respond(request, x0, args)
+        moving = carries_derivative(problem.times)
+        kept = any(carries_derivative(t) for t in (x0, *args))
+        return Discrete(forward=forward, chunk_size=chunk_size, moving=moving, differentiated=kept).respond(
+            request, x0, args
+        )
     if forward:
         raise TypeError(
             f"ForwardUnrolled: expected a one-step method, got {type(solver).__name__}. Use Tsit5, or Unrolled()."
@@ -56,11 +60,15 @@ class Discrete(AbstractReattached):
     Args:
         forward: carry directions forward instead.
         chunk_size: directions carried at a time; None: all.
+        moving: whether the output times carry a derivative.
+        differentiated: whether anything does: else no step is kept.
         tapes: the run, once it is made.
     """
 
     forward: bool = False
     chunk_size: int | None = None
+    moving: bool = False
+    differentiated: bool = False
     tapes: list[Tape] = field(default_factory=list)
 
     @property
@@ -69,9 +77,8 @@ class Discrete(AbstractReattached):
 
     def solve(self, request: Request, x0: Tensor, args: Sequence[Tensor]) -> Solution:
         assert isinstance(request.solver, AbstractOneStep)
-        recorded = any(carries_derivative(t) for t in (x0, *args)) or request.system.captured
-        keep = not self.forward and (bool(recorded) or True)
-        solution, tape = march(request.solver, request.system, args, x0, keep=keep)
+        keep = self.differentiated and not self.forward
+        solution, tape = march(request.solver, request.system, args, x0, keep=keep, moving=self.moving)
         self.tapes[:] = [] if tape is None else [tape]
         return solution
 
@@ -99,9 +106,9 @@ class Discrete(AbstractReattached):
         """``(x0, *args) -> value`` with the steps that were taken."""
         solver, system = request.solver, request.system
         assert isinstance(solver, AbstractOneStep) and isinstance(system.problem, InitialValue)
-        parts = Steps.apply(request, x0.detach(), *(a.detach() for a in args))
+        parts = Steps.apply(request, self.moving, x0.detach(), *(a.detach() for a in args))
         grid = Grid(*(part.reshape(len(part), -1) for part in parts[:3]), *(part.reshape(-1) for part in parts[3:]))
-        inner = len(system.problem.times) > 2 or moving_times(system)
+        inner = len(system.problem.times) > 2 or self.moving
 
         def run(x0: Tensor, *args: Tensor) -> Tensor:
             bound = Field(system, args)
@@ -131,9 +138,9 @@ class Steps(torch.autograd.Function):
     """The frozen steps of a run as tensors without a derivative, under every transform."""
 
     @staticmethod
-    def forward(request: Request, x0: Tensor, *args: Tensor) -> tuple[Tensor, ...]:
+    def forward(request: Request, moving: bool, x0: Tensor, *args: Tensor) -> tuple[Tensor, ...]:
         assert isinstance(request.solver, AbstractOneStep)
-        tape = march(request.solver, request.system, args, x0, keep=True)[1]
+        tape = march(request.solver, request.system, args, x0, keep=True, moving=moving)[1]
         assert tape is not None
         grid = tape.grid()
         shape = request.system.batch_shape
@@ -154,8 +161,8 @@ class Steps(torch.autograd.Function):
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
-        info: Any, in_dims: tuple[Any, ...], request: Request, x0: Tensor, *args: Tensor
+        info: Any, in_dims: tuple[Any, ...], request: Request, moving: bool, x0: Tensor, *args: Tensor
     ) -> Any:
-        lifted = lift(request, in_dims[2:], info.batch_size)
-        out = Steps.apply(lifted, to_front(x0, in_dims[1], info.batch_size), *args)
+        lifted = lift(request, in_dims[3:], info.batch_size)
+        out = Steps.apply(lifted, moving, to_front(x0, in_dims[2], info.batch_size), *args)
         return out, (1, 1, 1, 0, 0)

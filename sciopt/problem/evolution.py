@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from sciopt.linsolve import Tag
 from sciopt.params import tree_leaves, tree_map
 from sciopt.problem.base import AbstractProblem, Tree, no_objective
-from sciopt.transforms import is_wrapped
+from sciopt.transforms import carries_derivative, is_wrapped, unwrapped
 
 __all__ = ["InitialValue", "Recurrence"]
 
@@ -184,6 +184,15 @@ class InitialValue(AbstractProblem):
             raise ValueError(
                 f"InitialValue: expected `batch_ndim=1` with `restrict`, got {self.batch_ndim}. Flatten the batch."
             )
+
+    def settled(self) -> InitialValue:
+        """The problem free of transforms that its tensors passed through without a derivative: a wrapper dies with its level."""
+        changed = {
+            name: unwrapped(tensor)
+            for name, tensor in (("times", self.times), ("mass", self.mass))
+            if tensor is not None and is_wrapped(tensor) and not carries_derivative(tensor)
+        }
+        return replace(self, **changed) if changed else self
 
     def check(self, shape: tuple[int, ...], size: int) -> None:
         """Shapes of what was declared, against the batch and the length n of the flat state."""

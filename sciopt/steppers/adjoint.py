@@ -186,7 +186,9 @@ class Walk:
         accept = torch.stack(segment.accept)
         used = accept.any(1).tolist()
         sizes = torch.where(accept, torch.stack(segment.h), 0.0).unbind(0)
-        if rows is not None:
+        if rows is None:
+            torch.arange(len(self.local), out=self.local)
+        else:
             self.local[rows] = torch.arange(len(rows), device=rows.device)
         some = bar if rows is None else bar.index_select(0, rows)
         args = [*self.leaves[: self.field.system.num_outer], *self.field.system.captured]
@@ -222,7 +224,9 @@ class Walk:
             if pairs is not None and len(pairs[0]):
                 k, whole = pairs
                 row = self.local.index_select(0, whole)
-                part = Attempt(attempt.y.index_select(0, row), None, tuple(d.index_select(0, row) for d in attempt.dense))
+                part = Attempt(
+                    attempt.y.index_select(0, row), None, tuple(d.index_select(0, row) for d in attempt.dense)
+                )
                 t1, h1, y1 = (v.index_select(0, row) for v in (t, h, y))
                 fraction = (self.instants[k, whole] - t1) / torch.where(h1 == 0, 1.0, h1)
                 outputs.append(stepper.interpolate(part, t1, h1, y1, fraction))

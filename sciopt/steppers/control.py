@@ -15,7 +15,7 @@ __all__ = ["Controller", "Progress", "first_step"]
 
 SAFETY = 0.9
 SHRINK, GROW = 0.2, 10.0
-STRETCH = 1.01  # a step that nearly reaches the end is stretched or cut to end there
+INTEGRAL, PROPORTIONAL = 0.7, 0.4  # exponents over the order: of this error, of the last one
 WORST = 1e10  # error ratio that stands for NaN
 
 
@@ -23,19 +23,30 @@ class Progress(NamedTuple):
     """Where every row stands: all that one step changes."""
 
     t: Tensor  # (rows,)
+    left: Tensor  # (rows,) signed time to the end
     h: Tensor  # (rows,) the next signed step; 0: the row has ended
     y: Tensor  # (rows, n)
-    size: Tensor  # (rows, n) |y|
     start: Tensor | None  # (rows, n) f(t, y)
-    memory: Tensor  # (rows,) what the controller remembers of the last accepted error
-    ratio: Tensor  # (rows,) error of the last trial over the tolerance
+    memory: Tensor  # (rows,) what the controller remembers of the last error
+    ratio: Tensor  # (rows,) error of the last trial, 1 where it equals the tolerance, times `Controller.limit`
 
 
 @dataclass(frozen=True, eq=False)
 class Controller:
     """Norms, acceptance and the next step size of all rows.
 
-    The norm of an error is the root of the mean over the row's whole state of ``(e / (atol + rtol max(|y0|, |y1|)))^2``.
+    The norm of an error is the root of the mean over the row's whole state of ``(e / (atol + rtol max(|y0|, |y1|)))^2``. The
+    next step is ``h SAFETY norm^(-0.7/q) last_norm^(0.4/q)``, q the power of h with which the error falls. Norms are kept
+    times ``limit``, chosen such that its powers make up the safety factor.
+
+    Args:
+        rtol: relative tolerance, divided by ``limit / sqrt(n)``.
+        atol: absolute tolerance, the same.
+        worst: what replaces NaN.
+        limit: norm of an error that equals the tolerance.
+        power: exponent of this error's norm.
+        remembered: exponent of the last one's.
+        direction: 1 or -1 when all rows go forwards or backwards, else 0.
 
     References:
         Gustafsson. "Control theoretic techniques for stepsize selection in explicit Runge-Kutta methods". ACM TOMS 17 (1991).
@@ -45,59 +56,51 @@ class Controller:
     rtol: float
     atol: Tensor  # ()
     worst: Tensor  # ()
-    norm_scale: float
-    integral: float
-    accepted: float
+    limit: float
+    power: float
     remembered: float
+    direction: int
 
     @classmethod
-    def of(cls, solver: AbstractOneStep, y: Tensor) -> Controller:
-        """The controller of a solver for states like ``y``."""
+    def of(cls, solver: AbstractOneStep, y: Tensor, span: Tensor) -> Controller:
+        """The controller of a solver for states like ``y`` and signed lengths of time ``span``."""
         rtol, atol = tolerances(solver, y.dtype)
         q = max(1, solver.error_order)
-        n = max(1, y.shape[-1])
-        return cls(rtol, y.new_tensor(atol), y.new_tensor(WORST), n**-0.5, -1 / q, -0.7 / q, 0.4 / q)
+        limit = SAFETY ** (-q / (INTEGRAL - PROPORTIONAL))
+        shrink = max(1, y.shape[-1]) ** 0.5 / limit
+        forwards, backwards = torch.stack(((span >= 0).all(), (span <= 0).all())).tolist()
+        direction = 1 if forwards else -1 if backwards else 0
+        worst = y.new_tensor(WORST * limit)
+        power, remembered = -INTEGRAL / q, PROPORTIONAL / q
+        return cls(rtol * shrink, y.new_tensor(atol * shrink), worst, limit, power, remembered, direction)
 
     def norm(self, v: Tensor, size: Tensor) -> Tensor:
-        """Scaled root-mean-square norms ``(rows,)``."""
-        scale = torch.add(self.atol, size, alpha=self.rtol)
-        return torch.linalg.vector_norm(v / scale, dim=-1) * self.norm_scale
+        """Scaled norms ``(rows,)``, times ``limit``."""
+        return torch.linalg.vector_norm(v / torch.add(self.atol, size, alpha=self.rtol), dim=-1)
 
     def advance(
         self, now: Progress, end: Tensor, y: Tensor, error: Tensor, ok: Tensor | None, slope: Tensor | None
     ) -> tuple[Progress, Tensor]:
         """The rows after a trial step to ``y`` with an error estimate, and which of them accepted it."""
-        size = y.abs()
-        ratio = torch.fmin(self.norm(error, torch.maximum(now.size, size)), self.worst)
-        accept = ratio <= 1.0
+        ratio = torch.fmin(self.norm(error, torch.maximum(now.y.abs(), y.abs())), self.worst)
         if ok is not None:
-            accept = accept & ok
             ratio = torch.where(ok, ratio, self.worst)
-        power = torch.where(accept, self.accepted, self.integral)
-        factor = (SAFETY * ratio.pow(power)).mul_(torch.where(accept, now.memory, 1.0)).clamp_(SHRINK, GROW)
-        memory = torch.where(accept, ratio.clamp(min=1e-4).pow_(self.remembered), now.memory)
-        return self.land(now, end, y, size, slope, accept, now.h * factor, memory, ratio), accept
-
-    def land(
-        self,
-        now: Progress,
-        end: Tensor,
-        y: Tensor,
-        size: Tensor,
-        slope: Tensor | None,
-        accept: Tensor,
-        h: Tensor,
-        memory: Tensor,
-        ratio: Tensor,
-    ) -> Progress:
-        """Move the accepted rows, and cut the next step ``h`` to what is left."""
-        left = end - now.t
-        t = torch.where(accept, torch.where(now.h == left, end, now.t + now.h), now.t)
-        left = end - t
-        h = torch.where(h.abs() * STRETCH >= left.abs(), left, h)
+        accept = ratio <= self.limit
+        factor = ratio.pow(self.power).mul_(now.memory).clamp_(SHRINK, GROW)
+        memory = ratio.clamp(1e-4 * self.limit, self.limit).pow_(self.remembered)
+        left = now.left - now.h * accept
+        h = self.cut(now.h * factor, left)
         column = accept.unsqueeze(-1)
         start = None if slope is None or now.start is None else torch.where(column, slope, now.start)
-        return Progress(t, h, torch.where(column, y, now.y), torch.where(column, size, now.size), start, memory, ratio)
+        return Progress(end - left, left, h, torch.where(column, y, now.y), start, memory, ratio), accept
+
+    def cut(self, h: Tensor, left: Tensor) -> Tensor:
+        """Steps that do not pass the end."""
+        if self.direction > 0:
+            return torch.minimum(h, left)
+        if self.direction < 0:
+            return torch.maximum(h, left)
+        return torch.where(h.abs() >= left.abs(), left, h)
 
 
 def first_step(
@@ -112,13 +115,13 @@ def first_step(
     if solver.first_step is not None:
         return torch.copysign(torch.clamp(span.abs(), max=solver.first_step), span)
     size = y.abs()
-    d0, d1 = control.norm(y, size), control.norm(slope, size)
+    d0, d1 = control.norm(y, size) / control.limit, control.norm(slope, size) / control.limit
     tiny = (d0 < 1e-5) | (d1 < 1e-5)
     h0 = torch.where(tiny, 1e-6 * span.abs(), 0.01 * d0 / torch.where(tiny, 1.0, d1))
     h0 = torch.minimum(torch.nan_to_num(h0, 0.0, 0.0, 0.0), span.abs())
     step = torch.copysign(h0, span)
     moved = field(t + step, y + step.unsqueeze(-1) * slope)
-    d2 = control.norm(moved - slope, size) / torch.where(h0 > 0, h0, 1.0)
+    d2 = control.norm(moved - slope, size) / control.limit / torch.where(h0 > 0, h0, 1.0)
     steep = torch.maximum(d1, d2)
     flat = ~(steep > 1e-15)
     guess = (0.01 / torch.where(flat, 1.0, steep)) ** (1 / (solver.order + 1))

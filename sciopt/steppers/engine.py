@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sciopt.problem.evolution import InitialValue
 from sciopt.problem.system import Oracle, System
 from sciopt.solution import Solution, Status
 from sciopt.steppers.abstract import AbstractOneStep, Attempt
@@ -17,9 +16,9 @@ from sciopt.steppers.control import Controller, Progress, first_step
 from sciopt.steppers.event import locate
 from sciopt.steppers.field import Field
 from sciopt.steppers.tape import Segment, Tape
-from sciopt.transforms import carries_derivative, is_wrapped, under_transform
+from sciopt.transforms import is_wrapped, under_transform
 
-__all__ = ["integrate", "march", "moving_times"]
+__all__ = ["integrate", "march"]
 
 SHARE = 0.85  # of the rows that still run; below it dropping the others is cheaper than carrying them
 LOOK_EVERY = 16  # steps between two looks for rows whose step has vanished
@@ -35,18 +34,27 @@ def integrate(stepper: AbstractOneStep, oracle: Oracle, x: Tensor) -> Solution:
     return march(stepper, oracle.system, oracle.args, x, keep=False)[0]
 
 
-def moving_times(system: System) -> bool:
-    """Whether the output times carry a derivative."""
-    problem = system.problem
-    return isinstance(problem, InitialValue) and carries_derivative(problem.times)
-
-
 def march(
-    stepper: AbstractOneStep, system: System, args: Sequence[Tensor], x: Tensor, *, keep: bool
+    stepper: AbstractOneStep,
+    system: System,
+    args: Sequence[Tensor],
+    x: Tensor,
+    *,
+    keep: bool,
+    moving: bool = False,
 ) -> tuple[Solution, Tape | None]:
-    """Integrate all rows; with ``keep`` the steps are kept for a derivative."""
+    """Integrate all rows.
+
+    Args:
+        stepper: the method.
+        system: the problem.
+        args: its arguments.
+        x: start ``(*batch, n)``.
+        keep: whether the steps are kept for a derivative.
+        moving: whether the output times carry one.
+    """
     with torch.no_grad():
-        run = Run(stepper, system, [a.detach() for a in args], x.detach(), keep)
+        run = Run(stepper, system, [a.detach() for a in args], x.detach(), keep, moving)
         run.advance()
         return run.solution(), run.tape if keep else None
 
@@ -65,7 +73,9 @@ class Crossing:
 class Run:
     """One integration: the rows that run, and the whole batch as it was left."""
 
-    def __init__(self, stepper: AbstractOneStep, system: System, args: Sequence[Tensor], x: Tensor, keep: bool) -> None:
+    def __init__(
+        self, stepper: AbstractOneStep, system: System, args: Sequence[Tensor], x: Tensor, keep: bool, moving: bool
+    ) -> None:
         lean = not under_transform() and not any(is_wrapped(c) for c in system.captured)
         field = Field(system, args, lean=lean)
         self.stepper, self.system, self.keep = stepper, system, keep
@@ -73,13 +83,13 @@ class Run:
         y = x.reshape(field.rows, field.size)
         self.start = y
         times = field.times(y).contiguous()
-        self.times, self.inner = times, self.interior(times)
+        self.times, self.inner = times, self.interior(times, moving)
         count = y.shape[0]
-        self.control = Controller.of(stepper, y)
+        self.control = Controller.of(stepper, y, times[-1] - times[0])
         self.rows: Tensor | None = None  # of the whole batch that still run; None: all
         self.code = torch.where(self.sound(times), RUNNING, int(Status.INFEASIBLE))
         self.steps = torch.zeros(count, dtype=torch.int64, device=y.device)
-        self.tries = torch.zeros_like(self.steps)
+        self.tries = torch.full_like(self.steps, -1)
         self.evaluations = torch.zeros_like(self.steps)
         self.last = y.clone()
         self.last_time = times[0].clone()
@@ -96,10 +106,9 @@ class Run:
         self.accepted = torch.zeros_like(self.steps)
         self.crossing = self.watch(y, times[0])
 
-    def interior(self, times: Tensor) -> Tensor | None:
+    def interior(self, times: Tensor, moving: bool) -> Tensor | None:
         """Times ``(rows, m)``, sign changed to grow, at which outputs are interpolated; None when there are none."""
-        moving = moving_times(self.system) or is_wrapped(self.system.problem.times)  # pyright: ignore[reportAttributeAccessIssue]
-        between = times[1:] if moving else times[1:-1]
+        between = times[1:] if moving else times[1:-1]  # without a derivative the last is the state at the end
         if not len(between):
             return None
         sign = torch.sign(times[-1] - times[0])
@@ -132,8 +141,8 @@ class Run:
             h = torch.where(trouble != int(Status.CONVERGED), 0.0, h)
         self.code = torch.where((self.code == RUNNING) & (t == end), int(Status.CONVERGED), self.code)
         start = slope if type(stepper).first_same else None
-        one = torch.ones_like(t)
-        return Progress(t, h, y, y.abs(), start, one, torch.zeros_like(t))
+        memory = torch.full_like(t, self.control.limit**self.control.remembered)
+        return Progress(t, end - t, h, y, start, memory, torch.zeros_like(t))
 
     def watch(self, y: Tensor, t: Tensor) -> Crossing | None:
         """The event function at the start."""
@@ -190,13 +199,14 @@ class Run:
         last = self.count + 1 >= (self.stepper.num_steps or 1)
         h = torch.where(bad, 0.0, self.end - now.t if last else now.h)
         ratio = torch.where(bad, self.control.worst, now.ratio)
-        t = torch.where(accept, self.end if last else now.t + now.h, now.t)
+        left = torch.zeros_like(now.left) if last else now.left - now.h
+        left = torch.where(accept, left, now.left)
         if last:
             h = torch.zeros_like(h)
         column = accept.unsqueeze(-1)
         start = None if trial.end is None or now.start is None else torch.where(column, trial.end, now.start)
         moved = torch.where(column, trial.y, now.y)
-        return Progress(t, h, moved, now.size, start, now.memory, ratio), accept
+        return Progress(self.end - left, left, h, moved, start, now.memory, ratio), accept
 
     def horizon(self, now: Progress, new: Progress) -> Tensor:
         """How far each row's outputs are known, in growing time."""
@@ -274,14 +284,16 @@ class Run:
         eps = torch.finfo(now.t.dtype).eps
         span = self.span if self.rows is None else self.span.index_select(0, self.rows)
         floor = torch.maximum(4 * eps * now.t.abs(), 1e-22 * span)
-        stuck = (now.h != 0) & (now.h.abs() <= floor) & (now.ratio > 1)
+        stuck = (now.h != 0) & (now.h.abs() <= floor) & (now.h != self.end - now.t)
         if not bool(stuck.any()):
             return left
         start = self.start if self.rows is None else self.start.index_select(0, self.rows)
         grown = now.y.abs().amax(-1) > 1e6 * (1 + start.abs().amax(-1))
         self.fail(stuck & grown, Status.DIVERGED)
-        self.fail(stuck & ~grown & (now.ratio >= self.control.worst), Status.NONFINITE)
-        self.fail(stuck & ~grown & (now.ratio < self.control.worst), Status.STAGNATED)
+        ahead = self.field(now.t + 64 * torch.copysign(floor, now.h), now.y)
+        bad = (now.ratio >= self.control.worst) | ~torch.isfinite(ahead).all(-1)
+        self.fail(stuck & ~grown & bad, Status.NONFINITE)
+        self.fail(stuck & ~grown & ~bad, Status.STAGNATED)
         return int(torch.count_nonzero(self.now.h))
 
     def fail(self, mask: Tensor, status: Status) -> None:
@@ -297,7 +309,7 @@ class Run:
             return left
         pick = (lambda v: v) if self.rows is None else (lambda v: v.index_select(0, self.rows))
         code = pick(self.code)
-        ended = (now.h == 0) & (pick(self.tries) == 0)
+        ended = (now.h == 0) & (pick(self.tries) < 0)
         arrived = now.t == self.end
         if self.crossing is not None:
             arrived = arrived | (pick(self.crossing.slot) >= 0)
@@ -308,7 +320,7 @@ class Run:
         self.write(self.code, torch.where(code == RUNNING, outcome, code), ended)
         self.write(self.steps, self.accepted, ended)
         self.write(self.evaluations, torch.full_like(self.accepted, self.used), ended)
-        self.write(self.tries, torch.full_like(self.accepted, max(self.count, 1)), ended)
+        self.write(self.tries, torch.full_like(self.accepted, self.count), ended)
         if not left or left > SHARE * len(now.t) or not self.system.restrictable or not self.field.direct:
             return left
         self.shrink(now.h != 0)
@@ -363,7 +375,7 @@ class Run:
         return Solution(
             value=out.reshape(-1, *shape, self.field.size),
             status_code=code,
-            residual_norm=self.ratio.reshape(shape),
+            residual_norm=(self.ratio / self.control.limit).reshape(shape),
             num_steps=self.steps.reshape(shape),
             aux=aux,
         )
