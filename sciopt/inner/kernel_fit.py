@@ -11,7 +11,15 @@ from torch import Tensor
 
 from sciopt.checks import check_finite, check_option, check_rtol_dtype
 from sciopt.kernels import AbstractKernel, cross_matrix, gram, kernel_operator, kernel_product
-from sciopt.linsolve import CG, AbstractPreconditioner, LinearOperator, NystromPreconditioner, linear_solve
+from sciopt.linsolve import (
+    CG,
+    AbstractPreconditioner,
+    LinearOperator,
+    NystromPreconditioner,
+    Tag,
+    linear_solve,
+    matrix_operator,
+)
 from sciopt.solution import Status
 
 __all__ = ["KernelFit", "fit_kernel", "merge_duplicates"]
@@ -144,6 +152,7 @@ def fit_kernel(
     *,
     rtol: float | None = None,
     dense_points: int = DENSE_POINTS,
+    stored_points: int = 0,
     rank: int = 300,
     generator: torch.Generator | None = None,
 ) -> KernelFit:
@@ -162,6 +171,8 @@ def fit_kernel(
         weights: ``(n,)``, not negative; None: ones.
         rtol: of conjugate gradients; None: 1e-8 in float64, 1e-4 in float32.
         dense_points: largest number of distinct points for the dense route.
+        stored_points: largest number for which conjugate gradients multiply by a stored matrix instead: ``n^2`` numbers
+            of memory, and a step costs one pass over them.
         rank: columns of the preconditioner.
         generator: source of its random directions; None: seed 0.
 
@@ -226,6 +237,11 @@ def fit_kernel(
             "column at a time, or raise `dense_points`."
         )
     operator = kernel_operator(kernel, points, noise)
+    if len(points) <= stored_points:
+        with torch.no_grad():
+            stored = gram(kernel, points)
+            stored.diagonal().add_(noise)
+        operator = matrix_operator(stored, tags=(Tag.POSITIVE_DEFINITE,))
     source = torch.Generator().manual_seed(0) if generator is None else generator
     with torch.no_grad():
         apply = NystromPreconditioner(rank, source, shift=float(noise.min())).build(operator)

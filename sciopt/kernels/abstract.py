@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+COINCIDENT = 16  # in units of the rounding of 1: how near the cosine of two equal points may come to 1
+
 __all__ = ["AbstractActivation", "AbstractKernel", "AbstractNetwork", "check_points", "same_points"]
 
 
@@ -100,9 +102,9 @@ class AbstractNetwork(ABC):
 
     @abstractmethod
     def covariance_slopes(
-        self, left: Tensor, right: Tensor
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None:
-        """For NNGP and NTK: value, slope in ``<x, x'>``, slope in ``<x, x>``; None where autograd has to do it."""
+        self, left: Tensor, right: Tensor, tangent_kernel: bool
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Of the NTK or the NNGP: value, slope in ``<x, x'>``, slope in ``<x, x>``; None where autograd has to do it."""
 
 
 def check_points(owner: str, left: Tensor, right: Tensor, ndim: int | None = None) -> None:
@@ -128,4 +130,4 @@ def same_points(cosine: Tensor) -> Tensor:
 
     Arc-cosine kernels have a square-root singularity there: rounding of eps becomes an error of sqrt(eps).
     """
-    return cosine >= 1 - 16 * torch.finfo(cosine.dtype).eps
+    return cosine >= 1 - COINCIDENT * torch.finfo(cosine.dtype).eps

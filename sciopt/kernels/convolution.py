@@ -88,7 +88,7 @@ class ConvNetwork(AbstractNetwork):
         self._check(points, points)
         return self._own(points)[1]
 
-    def covariance_slopes(self, left: Tensor, right: Tensor) -> None:
+    def covariance_slopes(self, left: Tensor, right: Tensor, tangent_kernel: bool) -> None:
         """None: autograd differentiates it."""
         return None
 

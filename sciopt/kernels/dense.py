@@ -8,9 +8,10 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold_
 
 from sciopt.checks import check_option
-from sciopt.kernels.abstract import AbstractActivation, AbstractNetwork, check_points, same_points
+from sciopt.kernels.abstract import COINCIDENT, AbstractActivation, AbstractNetwork, check_points
 from sciopt.kernels.activations import LeakyRelu
 from sciopt.transforms import under_transform
 
@@ -60,10 +61,10 @@ class DenseNetwork(AbstractNetwork):
         """See `AbstractNetwork.covariances`; points are ``(n, d)``."""
         check_points("DenseNetwork", left, right, 2)
         if self._is_angular and not under_transform() and not _needs_graph(left, right, self.weight_variance):
-            product, cosine = _polar(left, right)
-            tail = product.mul_(self._gain(left))
+            scale, cosine = _polar(left, right)
             correlation, tangent, _, _ = _angular(cosine, self.hidden_layers, self._leak, False)
-            return correlation.mul_(tail), tangent.mul_(tail)
+            scale.mul_(self._gain(left))
+            return correlation.mul_(scale), tangent.mul_(scale)
         weights, biases = layer_variances(self.hidden_layers, self.weight_variance, self.bias_variance, left)
         cross = weights[0] / left.shape[1] * (left @ right.mT) + biases[0]
         tangent = cross
@@ -87,14 +88,12 @@ class DenseNetwork(AbstractNetwork):
             tangent = variance + w * tangent * flat
         return variance, tangent
 
-    def covariance_slopes(
-        self, left: Tensor, right: Tensor
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    def covariance_slopes(self, left: Tensor, right: Tensor, tangent_kernel: bool) -> tuple[Tensor, Tensor, Tensor]:
         """See `AbstractNetwork.covariance_slopes`."""
         check_points("DenseNetwork", left, right, 2)
         left, right = left.detach(), right.detach()
         if self._is_angular:
-            return self._angular_slopes(left, right)
+            return self._angular_slopes(left, right, tangent_kernel)
         weights, biases = layer_variances(self.hidden_layers, self.weight_variance, self.bias_variance, left)
         weights, biases = [w.detach() for w in weights], [b.detach() for b in biases]
         unit = weights[0] / left.shape[1]
@@ -113,7 +112,7 @@ class DenseNetwork(AbstractNetwork):
             tangent, tangent_s, tangent_q = cross + w * tangent * flat, cross_s + grown_s, cross_q + grown_q
             one_q = w * self.activation.coincident_slopes(one)[0] * one_q
             one, two = (w * self.activation.coincident(v)[0] + b for v in (one, two))
-        return (cross, cross_s, cross_q), (tangent, tangent_s, tangent_q)
+        return (tangent, tangent_s, tangent_q) if tangent_kernel else (cross, cross_s, cross_q)
 
     def _first(self, points: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
         return weights[0] / points.shape[1] * points.square().sum(-1) + biases[0]
@@ -136,21 +135,16 @@ class DenseNetwork(AbstractNetwork):
         half = 0.5 * (1 + self._leak**2)
         return torch.stack([w.detach() for w in weights]).prod() * half**self.hidden_layers / like.shape[1]
 
-    def _angular_slopes(
-        self, left: Tensor, right: Tensor
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-        product, cosine = _polar(left, right)
-        correlation, tangent, correlation_s, tangent_s = _angular(cosine, self.hidden_layers, self._leak, True)
+    def _angular_slopes(self, left: Tensor, right: Tensor, tangent_kernel: bool) -> tuple[Tensor, Tensor, Tensor]:
+        scale, cosine = _polar(left, right)
+        correlation, tangent, correlation_s, tangent_s = _angular(cosine.clone(), self.hidden_layers, self._leak, True)
+        value, slope = (tangent, tangent_s) if tangent_kernel else (correlation, correlation_s)
         gain = self._gain(left)
         norm = left.square().sum(-1, keepdim=True)
         norm = torch.where(norm > 0, norm, 1.0)
-        scale = product * gain
-
-        def with_slopes(value: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            # k = scale f(cosine): Euler's relation gives the slope in <x, x>
-            return value * scale, slope * gain, (value - slope * cosine).mul_(scale).div_(2 * norm)
-
-        return with_slopes(correlation, correlation_s), with_slopes(tangent, tangent_s)
+        # k = scale f(cosine): Euler's relation gives the slope in <x, x>
+        own = torch.addcmul(value, slope, cosine, value=-1).mul_(scale).mul_(0.5 * gain / norm)
+        return value.mul_(scale).mul_(gain), slope.mul_(gain), own
 
 
 def check_variances(owner: str, hidden_layers: int, weights: float | Tensor, biases: float | Tensor) -> None:
@@ -196,7 +190,7 @@ def _polar(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _angular(cosine: Tensor, hidden_layers: int, leak: float, slopes: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """NNGP and NTK in units of the NNGP's norm, as functions of the cosine, and their slopes; works in place.
+    """NNGP and NTK in units of the NNGP's norm, as functions of the cosine, which is overwritten, and their slopes.
 
     Per layer one arc cosine and one root: ``f' = (1 - s)^2 (pi - angle) / (2 pi) + s`` and ``f = f' cos + (1 - s)^2 sin /
     (2 pi)``, both divided by their value at angle 0, so that cosines stay cosines.
@@ -204,18 +198,22 @@ def _angular(cosine: Tensor, hidden_layers: int, leak: float, slopes: bool) -> t
     gain = 0.5 * (1 + leak**2)
     bend = (1 - leak) ** 2 / (2 * pi * gain)
     base = bend * pi + leak / gain
-    correlation, tangent = cosine.clone(), cosine.clone()
+    info = torch.finfo(cosine.dtype)
+    close = 2 * COINCIDENT * info.eps  # of the squared sine; thresholds and clamps cost a tenth of masks
+    correlation, tangent = cosine.clamp(-1, 1), cosine
     correlation_s, tangent_s = (torch.ones_like(cosine), torch.ones_like(cosine)) if slopes else (cosine, cosine)
+    square, sine, flat = (torch.empty_like(cosine) for _ in range(3))  # fresh memory costs more than the arithmetic
     for _ in range(hidden_layers):
-        aligned, opposed = same_points(correlation), same_points(-correlation)
-        correlation.masked_fill_(aligned, 1.0).masked_fill_(opposed, -1.0)
-        sine = (correlation * correlation).neg_().add_(1).sqrt_()
-        flat = torch.acos(correlation).mul_(-bend).add_(base)
+        torch.mul(correlation, correlation, out=square)
+        threshold_(square.neg_().add_(1), close, 0.0)
+        torch.sqrt(square, out=sine)
+        threshold_(torch.acos(correlation, out=flat), close**0.5, 0.0).mul_(-bend).add_(base)
         if slopes:
-            bending = torch.reciprocal(sine).mul_(bend).masked_fill_(aligned | opposed, 0.0)
+            # 1 / sine, or 0 where the points coincide or oppose
+            bending = torch.div(sine, square.clamp_(min=info.tiny), out=square).mul_(bend)
             tangent_s.mul_(flat).addcmul_(bending.mul_(tangent), correlation_s)
             correlation_s.mul_(flat)
             tangent_s.add_(correlation_s)
-        correlation.mul_(flat).add_(sine, alpha=bend)
+        correlation.mul_(flat).add_(sine, alpha=bend).clamp_(-1, 1)
         tangent.mul_(flat).add_(correlation)
     return correlation, tangent, correlation_s, tangent_s

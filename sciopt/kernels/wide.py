@@ -44,8 +44,7 @@ class NTK(AbstractKernel):
 
     def slopes(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """See `AbstractKernel.slopes`."""
-        both = self.network.covariance_slopes(left, right)
-        return None if both is None else both[1]
+        return self.network.covariance_slopes(left, right, tangent_kernel=True)
 
 
 @final
@@ -78,5 +77,4 @@ class NNGP(AbstractKernel):
 
     def slopes(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """See `AbstractKernel.slopes`."""
-        both = self.network.covariance_slopes(left, right)
-        return None if both is None else both[0]
+        return self.network.covariance_slopes(left, right, tangent_kernel=False)

@@ -178,15 +178,28 @@ def test_matrix_free_hypergradients_agree_with_the_formula(data, generator: torc
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("dense_points", [1000, 10], ids=["dense", "matrix-free"])
-def test_fit_merges_duplicates_and_gives_the_posterior(data, dense_points: int, generator: torch.Generator) -> None:
+@pytest.mark.parametrize(
+    ("dense_points", "stored_points"), [(1000, 0), (10, 0), (10, 20)], ids=["dense", "free", "stored"]
+)
+def test_fit_merges_duplicates_and_gives_the_posterior(
+    data, dense_points: int, stored_points: int, generator: torch.Generator
+) -> None:
     x, y = data
     rows = torch.tensor([*range(12), 0, 0, 7])
     w = torch.linspace(0, 1, 15, dtype=F64)  # the first row is left out, its copies are not
     values = y[rows] + 0.1 * randn(15, generator=generator)
     kernel = NTK(DenseNetwork(hidden_layers=2, bias_variance=0.1))
     fit = fit_kernel(
-        kernel, x[rows], values, 0.2, w, dense_points=dense_points, rtol=1e-12, rank=5, generator=generator
+        kernel,
+        x[rows],
+        values,
+        0.2,
+        w,
+        dense_points=dense_points,
+        stored_points=stored_points,
+        rtol=1e-12,
+        rank=5,
+        generator=generator,
     )
     assert fit.status is Status.CONVERGED and len(fit.points) == 12 and (fit.factor is None) == (dense_points == 10)
     K = gram(kernel, x[rows[1:]])
