@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sciopt import Minimize, Solution, Status, best_response
+from sciopt.checks import check_rtol_dtype, check_tolerances
 from sciopt.domains.conformation.batch import ConformerBatch
 from sciopt.domains.conformation.mmff import MMFF
 from sciopt.domains.conformation.rigid import batch_nullspace, fragment_labels
@@ -245,7 +246,7 @@ class HessianAdjoint(AbstractLinearSolver):
 
     Args:
         energy: the energy of the relaxation's rows, all of them.
-        rtol: residual, relative to ``|b| + |H| |u|``, that counts as solved.
+        rtol: residual, relative to ``|b| + |H| |u|``, that counts as solved; None: 1e-8 in float64, 1e-4 in float32.
 
     Returns:
         From `solve`: `Solution`; a row at a saddle, whose Hessian is not positive definite on the internal motions, is
@@ -272,7 +273,10 @@ class HessianAdjoint(AbstractLinearSolver):
 
     direct: ClassVar[bool] = True
     energy: AbstractEnergy
-    rtol: float = 1e-8
+    rtol: float | None = None
+
+    def __post_init__(self) -> None:
+        check_tolerances("HessianAdjoint", self.rtol, 0.0)
 
     def solve(self, operator: LinearOperator, rhs: Tensor, *, x0: Tensor | None = None) -> Solution:
         """See `AbstractLinearSolver.solve`."""
@@ -281,6 +285,7 @@ class HessianAdjoint(AbstractLinearSolver):
                 "HessianAdjoint: expected the `operator` of a relaxation, got one without `evaluate`. Use it in Implicit(...) "
                 "only."
             )
+        rtol = check_rtol_dtype("HessianAdjoint", self.rtol, rhs.dtype)
         with torch.no_grad():
             matrix = operator.evaluate(lambda x, phi: self.energy.curvature(x, own(phi) or {}, exact=True))
             empty = matrix.diagonal(dim1=-2, dim2=-1) == 0  # padded atoms
@@ -298,7 +303,7 @@ class HessianAdjoint(AbstractLinearSolver):
             value = operator.project(torch.cholesky_solve(source.unsqueeze(-1), factor).squeeze(-1))
             norm = torch.linalg.vector_norm(operator.project(operator.mv(value).detach()) - source, dim=-1)
             scale = torch.linalg.vector_norm(source, dim=-1) + size * torch.linalg.vector_norm(value, dim=-1)
-        code = torch.where(norm <= self.rtol * scale, int(Status.CONVERGED), int(Status.STAGNATED))
+        code = torch.where(norm <= rtol * scale, int(Status.CONVERGED), int(Status.STAGNATED))
         code = torch.where(torch.isfinite(norm), code, int(Status.NONFINITE))
         code = torch.where(info != 0, int(Status.INDEFINITE), code)
         code = code.masked_fill((source == 0).all(-1), int(Status.CONVERGED))  # nothing asked of this row

@@ -18,9 +18,11 @@ __all__ = ["Bound", "bind"]
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """All terms of the rows; ``pairs`` are radius, depth and charge products ``(rows, K, N)``."""
+    """All terms of the rows; ``pairs`` are radius, depth and charge products ``(rows, K, N)``; ``straight`` are further
+    springs of model Hessians, of linear centres."""
 
     valence: tuple[TermRows, ...]
+    straight: TermRows
     pairs: tuple[Tensor, Tensor, Tensor]
 
     @cached_property
@@ -63,4 +65,12 @@ def bind(tables: MMFFTables, molecule: Tensor, params: Mapping[str, Tensor]) -> 
         TermRows(value, gradient, spring, atoms(name), rows(*given)) for value, gradient, spring, name, given in kinds
     )
     radius, depth, charge = rows(get("vdw_radius"), get("vdw_depth"), product)
-    return Bound(terms, (radius, depth, charge))
+    bent = tables.straight
+    straight = TermRows(
+        valence.angle,
+        valence.angle_gradient,
+        springs.straight_spring,
+        atoms("angles").index_select(-1, bent),
+        rows(tables.angle_linear.index_select(-1, bent)),
+    )
+    return Bound(terms, straight, (radius, depth, charge))

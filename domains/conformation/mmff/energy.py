@@ -196,7 +196,7 @@ class MMFF(AbstractEnergy):
                     add_pairs(out[part], unit, along, across)
                 else:
                     add_pairs(out[part], unit, along.clamp(0.0, STIFFEST), None)
-                for terms in bound.valence:
+                for terms in (*bound.valence, *(() if exact else (bound.straight,))):
                     terms.add_curvature(positions, out[part], part, exact=exact)
         return out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +71,11 @@ class MMFFTables:
     vdw_depth: Tensor
     charges: Tensor
     coulomb: Tensor
+
+    @cached_property
+    def straight(self) -> Tensor:
+        """Which columns of ``angles`` hold linear centres, int64 ``(S,)``."""
+        return torch.nonzero((self.angle_linear > 0).any(0)).reshape(-1)
 
     @property
     def num_atoms(self) -> int:

@@ -12,9 +12,10 @@ from torch import Tensor
 from sciopt.domains.conformation.terms.valence import MDYNE, corner, lift
 from sciopt.domains.conformation.terms.vectors import cross, dot, length
 
-__all__ = ["angle_spring", "bond_spring", "plane_spring", "torsion_spring"]
+__all__ = ["angle_spring", "bond_spring", "plane_spring", "straight_spring", "torsion_spring"]
 
 FLAT = 0.1  # sine below which an angle's own derivative is damped
+PARALLEL = {torch.float32: 1e-3, torch.float64: 1e-6}  # sine below which rounding decides on the plane of an angle
 
 
 def bond_spring(points: Tensor, stiffness: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,11 +26,31 @@ def bond_spring(points: Tensor, stiffness: Tensor, rest: Tensor) -> tuple[Tensor
 
 
 def angle_spring(points: Tensor, stiffness: Tensor, rest: Tensor, linear: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
-    """The angle; near the straight line, where it has no derivative, its damped one."""
+    """The angle; near the straight line, where it has no derivative, its damped one, of linear centres that in any plane."""
     ea, eb, ra, rb, c = corner(points)
-    sine = (1 - c * c).clamp_min(FLAT**2).sqrt()
-    ga, gb = (c * ea - eb) / (ra * sine), (c * eb - ea) / (rb * sine)
+    normal, sine = normal_of(ea, eb)
+    share = torch.where(linear > 0, 1.0, sine / sine.clamp_min(FLAT))
+    ga, gb = cross(ea, normal) * (share / ra), cross(normal, eb) * (share / rb)
     return MDYNE * (stiffness + linear), torch.stack([ga, -(ga + gb), gb])
+
+
+def straight_spring(points: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+    """The bend of a linear centre out of the plane of `angle_spring`, as stiff as within it where straight."""
+    ea, eb, ra, rb, c = corner(points)
+    normal, _ = normal_of(ea, eb)
+    ga, gb = normal / ra, normal / rb
+    return MDYNE * linear * c.neg().clamp_min(0.0), torch.stack([ga, -(ga + gb), gb])
+
+
+def normal_of(ea: Tensor, eb: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit normal ``(3, rows, T)`` of the plane of two unit vectors, any one across them where they are parallel; their
+    sine."""
+    n = cross(ea, eb)
+    sine = dot(n, n).sqrt()
+    axis = torch.zeros_like(ea).scatter_(0, ea.abs().argmin(0, keepdim=True), 1.0)
+    other = cross(ea, axis)
+    flat = sine < PARALLEL[ea.dtype]
+    return torch.where(flat, other / length(other), n / torch.where(flat, 1.0, sine)), sine
 
 
 def plane_spring(points: Tensor, stiffness: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,10 +59,15 @@ def corner(points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return ea, eb, ra, rb, dot(ea, eb)
 
 
+def inside(c: Tensor) -> Tensor:
+    """Cosines within 1 by what its dtype resolves, so that no sine vanishes."""
+    border = 1 - torch.finfo(c.dtype).eps
+    return c.clamp(-border, border)
+
+
 def arc(c: Tensor) -> tuple[Tensor, Tensor]:
     """Angle and its sine from the cosine; both with finite derivatives when straight."""
-    border = 1 - tiny(c.dtype)
-    c = c.clamp(-border, border)
+    c = inside(c)
     return torch.acos(c), (1 - c * c).sqrt()
 
 
@@ -118,8 +123,7 @@ def lift(points: Tensor) -> tuple[Tensor, ...]:
     n = cross(a, b)
     rn, re = length(n), length(e)
     u, w = n / rn, e / re
-    border = 1 - tiny(n.dtype)
-    return a, b, u, w, rn, re, dot(u, w).clamp(-border, border)
+    return a, b, u, w, rn, re, inside(dot(u, w))
 
 
 def plane(points: Tensor, stiffness: Tensor) -> Tensor:

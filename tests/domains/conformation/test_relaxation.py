@@ -201,3 +201,59 @@ def test_hypergradients_agree_with_finite_differences(direct: bool) -> None:
 def test_problems_of_other_batches_are_refused(batch: ConformerBatch) -> None:
     with pytest.raises(ValueError, match="relaxation_problem: expected an energy of"):
         relaxation_problem(MMFF.of(batch), batch.rows(torch.tensor([0])))
+
+
+LINEAR = ["C#N", "C#C", "O=C=O", "C#CC#C", "N#CC#N", "CC#CC", "FC#CF", "C=C=C"]
+
+
+def test_linear_molecules_relax_in_few_evaluations() -> None:
+    batch = ConformerBatch.from_mols([embedded(smiles, 3) for smiles in LINEAR])
+    relaxed = relax(batch)
+    assert bool(relaxed.converged.all())
+    assert int(relaxed.num_steps.max()) <= 15  # of hundreds while straight centres had no spring out of their plane
+    for row in range(0, len(batch), 3):
+        mol = Chem.Mol(batch.mols[int(batch.molecule[row])])
+        field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, rdForceFieldHelpers.MMFFGetMoleculeProperties(mol))
+        field.Minimize(maxIts=2000, forceTol=1e-6)
+        assert_close(float(relaxed.energy[row]), field.CalcEnergy(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_straight_molecules_have_finite_gradients_and_whole_models(dtype: torch.dtype) -> None:
+    """Carbon dioxide along an axis: bends in both planes are as stiff in the model as in the Hessian."""
+    mol = Chem.MolFromSmiles("O=C=O")
+    energy = MMFF.of_mols([mol], torch.zeros(1, dtype=torch.int64), dtype=dtype)
+    x = torch.zeros(1, 3, 3, dtype=dtype)
+    x[0, :, 0] = torch.tensor([-1.0, 0.0, 1.0]) * float(energy.tables.bond_length[0, 0])  # no bond pulls
+    value, gradient = energy.value_and_gradient(x, {})
+    assert bool(torch.isfinite(value).all() and torch.isfinite(gradient).all())
+    assert float(gradient[..., 1:].abs().max()) < 1e-3  # nothing bends it
+    model, exact = (energy.curvature(x, {}, exact=exact)[0].double() for exact in (False, True))
+    for axis in (1, 2):
+        bend = torch.zeros(3, 3, dtype=torch.float64)
+        bend[:, axis] = torch.tensor([1.0, -2.0, 1.0])
+        stiff = [float(bend.flatten() @ matrix @ bend.flatten()) for matrix in (model, exact)]
+        assert stiff[0] == pytest.approx(stiff[1], rel=0.1) and stiff[1] > 100
+
+
+def test_the_direct_adjoint_serves_both_precisions() -> None:
+    """In float32 too it counts as solved (a warning would fail the test), and its gradient agrees to what that resolves."""
+    start = ConformerBatch.from_mols([embedded("CCO", 1), embedded("CC(N)=O", 1)])
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        batch = start.with_positions(start.positions.to(dtype))
+        energy = MMFF.of(batch)
+        outer = {"bond_length": energy.parameters()["bond_length"].requires_grad_()}
+        sol = best_response(
+            relaxation_problem(energy, batch),
+            outer,
+            init=relax(start).batch.positions.to(dtype),
+            solver=LBFGS(rtol=0.0, atol=1e-6 if dtype == torch.float64 else 2e-2),
+            hypergradient=Implicit(HessianAdjoint(energy=energy)),
+        )
+        (sol.value[:, 0] - sol.value[:, 1]).norm(dim=-1).sum().backward()
+        assert outer["bond_length"].grad is not None
+        found.append(outer["bond_length"].grad.double())
+    assert_close(found[1], found[0], rtol=0, atol=2e-3)
+    with pytest.raises(ValueError, match="HessianAdjoint: expected `rtol`"):
+        HessianAdjoint(energy=MMFF.of(start), rtol=-1.0)
