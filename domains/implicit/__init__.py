@@ -3,6 +3,9 @@
 from sciopt.domains.implicit.equilibrium import (
     DEQ,
     GradientError,
+    GraphDEQ,
+    ImplicitGNN,
+    MonotoneDEQ,
     gradient_error,
     jacobian_penalty,
     phantom_gradient,
@@ -27,6 +30,9 @@ from sciopt.domains.implicit.stiff import (
 __all__ = [
     "DEQ",
     "GradientError",
+    "GraphDEQ",
+    "ImplicitGNN",
+    "MonotoneDEQ",
     "MassAction",
     "Speciation",
     "StiffExample",

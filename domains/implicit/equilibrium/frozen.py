@@ -18,7 +18,7 @@ from sciopt.hypergradients.precision import full_precision
 
 __all__ = ["FrozenMap", "module_of"]
 
-Map = Callable[[Tensor, Any], Tensor]
+Map = Callable[..., Tensor]
 
 
 def module_of(f: Map) -> nn.Module | None:
@@ -28,7 +28,7 @@ def module_of(f: Map) -> nn.Module | None:
 
 
 class FrozenMap:
-    """``f(z, x)`` as one fixed function of its arguments and of the parameters found now.
+    """``f(z, *inputs)`` as one fixed function of its arguments and of the parameters found now.
 
     Args:
         f: the layer's map.
@@ -62,13 +62,13 @@ class FrozenMap:
                         self.places.append((table, name))
                         self.tensors.append(tensor.clone() if frozen and table is part._buffers else tensor)
 
-    def __call__(self, z: Tensor, x: Any) -> Tensor:
+    def __call__(self, z: Tensor, *inputs: Any) -> Tensor:
         """The map; leaves the generators as they were."""
         if self.random is False:
-            return self._quiet(z, x)
+            return self._quiet(z, *inputs)
         outside = self._rng()
         self._set_rng(self.entry)
-        out = self._quiet(z, x)
+        out = self._quiet(z, *inputs)
         after = self._rng()
         self._set_rng(outside)
         if self.random is None:
@@ -76,13 +76,13 @@ class FrozenMap:
             self.exit = after
         return out
 
-    def _quiet(self, z: Tensor, x: Any) -> Tensor:
+    def _quiet(self, z: Tensor, *inputs: Any) -> Tensor:
         """The map with the noted tensors in place, normalisation by running statistics, and full precision."""
         with self._placed(), full_precision(z):
             for part in self.norms:
                 part.training = False
             try:
-                return self.f(z, x)
+                return self.f(z, *inputs)
             finally:
                 for part in self.norms:
                     part.training = True
@@ -98,12 +98,12 @@ class FrozenMap:
             for (table, name), tensor in zip(self.places, before, strict=True):
                 table[name] = tensor
 
-    def conclude(self, z: Tensor, x: Any) -> None:
+    def conclude(self, z: Tensor, *inputs: Any) -> None:
         """After the solve: running statistics take in the solution's, once; generators go on as after one call of f."""
         if self.norms:
             self._set_rng(self.entry)
             with torch.no_grad(), full_precision(z):
-                self.f(z, x)
+                self.f(z, *inputs)
         if self.random:
             self._set_rng(self.exit)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import Any, Literal, Protocol, overload
 
 import torch
 from torch import Tensor, nn
@@ -82,16 +82,9 @@ class DEQ(nn.Module):
             raise TypeError(f"DEQ: expected `f` to be callable as f(z, x), got {f!r}. Pass a module or a function.")
         self.f = f
         self.shape = None if shape is None else tuple(shape)
-        self.solver = Anderson() if solver is None else solver
-        self.hypergradient = Implicit(NeumannOrKrylov()) if hypergradient is None else hypergradient
+        self.solver, self.hypergradient = strategies("DEQ", solver, hypergradient)
         self.per_sample = per_sample
         self.throw = throw
-        if not isinstance(self.solver, AbstractSolver):
-            raise TypeError(f"DEQ: expected `solver` to be a solver, got {solver!r}. Pass an object, e.g. Anderson().")
-        if not isinstance(self.hypergradient, AbstractHypergradient):
-            raise TypeError(
-                f"DEQ: expected `hypergradient` to be a hypergradient, got {hypergradient!r}. Pass an object, e.g. OneStep()."
-            )
 
     @overload
     def forward(
@@ -122,46 +115,17 @@ class DEQ(nn.Module):
             SolveError: with ``throw``, when a sample does not converge, or its adjoint does not.
         """
         leaves, spec = pytree.tree_flatten(x)
-        dtype = self._precision(leaves, init)
+        dtype = precision(self.f, [*leaves, init])
         leaves = [raised(leaf, dtype) for leaf in leaves]
         z0 = raised(init, dtype) if init is not None else self._start(leaves, dtype)
         if self.per_sample:
             check_samples(leaves, z0)
-        frozen = FrozenMap(self.f, z0)
-        inputs = Inputs(leaves, spec)
-        with full_precision(z0):
-            solution = best_response(
-                fixed_point(frozen, inputs, z0.shape, self.per_sample),
-                inputs.floats or [z0.new_zeros(())],
-                init=z0,
-                solver=self.solver,
-                hypergradient=self.hypergradient,
-                throw=self.throw,
-            )
-        z = solution.value
-        label = approximation(self.hypergradient)
+        frozen, inputs = FrozenMap(self.f, z0), Inputs(leaves, spec)
+        problem = fixed_point(frozen, inputs, z0.shape, self.per_sample)
+        solution = settle(self, problem, inputs.floats, z0, silent=not return_solution)
         if not under_transform():
-            frozen.conclude(z.detach(), inputs.tree([leaf.detach() for leaf in inputs.floats]))
-            if label is not None:
-                solution = replace(solution, aux={**solution.aux, "gradient": label})
-            if not self.throw and not return_solution and not bool(solution.converged.all()):
-                warnings.warn(
-                    f"DEQ: expected every sample to converge, got {solution.status.name} in rows {solution.failed_rows[:8]}; "
-                    f"values and gradients there are not those of an equilibrium. {solution.status.advice}",
-                    HypergradientWarning,
-                    stacklevel=2,
-                )
-        return (z, solution) if return_solution else z
-
-    def _precision(self, leaves: Sequence[Any], init: Tensor | None) -> torch.dtype:
-        """float64 or float32: that of the parameters, else of the input."""
-        module = module_of(self.f)
-        own = None if module is None else next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
-        given = [t.dtype for t in (*leaves, init) if isinstance(t, Tensor) and t.is_floating_point()]
-        for dtype in (own, *given):
-            if dtype in (torch.float32, torch.float64):
-                return dtype
-        return torch.float32
+            frozen.conclude(solution.value.detach(), inputs.tree([leaf.detach() for leaf in inputs.floats]))
+        return (solution.value, solution) if return_solution else solution.value
 
     def _start(self, leaves: Sequence[Any], dtype: torch.dtype) -> Tensor:
         like = next((t for t in leaves if isinstance(t, Tensor) and t.is_floating_point()), None)
@@ -176,6 +140,64 @@ class DEQ(nn.Module):
             raise ValueError(f"DEQ: expected `x` to hold a tensor, got {leaves!r}. Pass `init`.")
         lead = any_tensor.shape[:1] if self.per_sample else ()
         return torch.zeros((*lead, *self.shape), dtype=dtype, device=any_tensor.device)
+
+
+def strategies(
+    owner: str, solver: AbstractSolver | None, hypergradient: AbstractHypergradient | None
+) -> tuple[AbstractSolver, AbstractHypergradient]:
+    """The strategies of a layer, checked, with the defaults filled in."""
+    solver = Anderson() if solver is None else solver
+    hypergradient = Implicit(NeumannOrKrylov()) if hypergradient is None else hypergradient
+    if not isinstance(solver, AbstractSolver):
+        raise TypeError(f"{owner}: expected `solver` to be a solver, got {solver!r}. Pass an object, e.g. Anderson().")
+    if not isinstance(hypergradient, AbstractHypergradient):
+        raise TypeError(
+            f"{owner}: expected `hypergradient` to be a hypergradient, got {hypergradient!r}. Pass an object, e.g. OneStep()."
+        )
+    return solver, hypergradient
+
+
+class Strategies(Protocol):
+    """What a layer solves and differentiates with."""
+
+    solver: AbstractSolver
+    hypergradient: AbstractHypergradient
+    throw: bool
+
+
+def settle(layer: Strategies, problem: FixedPoint, floats: Sequence[Tensor], z0: Tensor, *, silent: bool) -> Solution:
+    """The layer's equilibrium in full precision, labelled; warns of failures that would otherwise be silent."""
+    with full_precision(z0):
+        solution = best_response(
+            problem,
+            list(floats) or [z0.new_zeros(())],
+            init=z0,
+            solver=layer.solver,
+            hypergradient=layer.hypergradient,
+            throw=layer.throw,
+        )
+    if under_transform():
+        return solution
+    if silent and not layer.throw and not bool(solution.converged.all()):
+        name = type(layer).__name__
+        warnings.warn(
+            f"{name}: expected every sample to converge, got {solution.status.name} in rows {solution.failed_rows[:8]}; "
+            f"values and gradients there are not those of an equilibrium. {solution.status.advice}",
+            HypergradientWarning,
+            stacklevel=3,
+        )
+    label = approximation(layer.hypergradient)
+    return solution if label is None else replace(solution, aux={**solution.aux, "gradient": label})
+
+
+def precision(f: Callable[..., Tensor], values: Sequence[Any]) -> torch.dtype:
+    """float64 or float32: that of the parameters, else of the first input that has one of them."""
+    module = module_of(f)
+    own = () if module is None else (p for p in module.parameters() if p.is_floating_point())
+    for tensor in (*own, *(t for t in values if isinstance(t, Tensor))):
+        if tensor.dtype in (torch.float32, torch.float64):
+            return tensor.dtype
+    return torch.float32
 
 
 class Inputs:
