@@ -29,7 +29,6 @@ ARGUMENTS = (
     (0.13855640231268224, 0.0, -0.04245337201752043, 0.02446657898003141, 0.61943039072480676),
     (0.13659751177640291, 0.0, -0.05496908796538376, -0.04118626728321046, 0.62993304899016403, 0.06962479448202728),
 )
-POLISH = 2  # Newton steps with derivatives, one for each order of differentiation
 MIDDLE = 1  # the stage that the parabola of the dense output goes through, at NODES[1]
 
 
@@ -96,7 +95,9 @@ class Kvaerno5(AbstractOneStep):
         with torch.no_grad():
             run, ok = self._settled(Stages(quiet, t.detach(), h.detach(), y.detach(), first.detach()))
         if torch.is_grad_enabled() or under_transform():
-            run = attached(Stages(field, t, h, y, first), run.places)
+            # the steps of a backward pass are differentiated once
+            order = 1 if field.lean and not under_transform() else 2
+            run = attached(Stages(field, t, h, y, first), run.places, order)
         if self.nonnegative:
             ok = ok & (run.places[-1] >= -tolerances(self, y.dtype)[1]).all(-1).detach()
         dense = (run.slopes[0], run.slopes[-1]) if field.mass is None else (run.places[MIDDLE],)
@@ -143,14 +144,20 @@ class Kvaerno5(AbstractOneStep):
         return run, ok
 
 
-def attached(run: Stages, places: list[Tensor]) -> Stages:
-    """The same stages with derivatives in everything they depend on."""
+def attached(run: Stages, places: list[Tensor], order: int) -> Stages:
+    """The same stages with derivatives in everything they depend on, up to ``order``.
+
+    A Newton step at a root has the derivative of the root, and its own Jacobian matters from the second order on.
+    """
     for i in range(1, len(NODES)):
         run.open(i)
         place = places[i].detach()
-        for _ in range(POLISH):
+        if order == 1:
+            with torch.no_grad():
+                place = run.corrected(i, place, frozen=True)
+        else:
             place = run.corrected(i, place)
-        run.close(place)
+        run.close(run.corrected(i, place, frozen=order == 1))
     return run
 
 
@@ -185,11 +192,13 @@ class Stages:
         """``M (Y - y)``."""
         return place - self.y if self.field.mass is None else (place - self.y) @ self.field.mass.to(place).mT
 
-    def corrected(self, i: int, place: Tensor) -> Tensor:
-        """A Newton step with the Jacobian of the place itself: at a root its derivative is that of the root."""
+    def corrected(self, i: int, place: Tensor, *, frozen: bool = False) -> Tensor:
+        """A Newton step with the Jacobian of the place itself, which is not differentiated if ``frozen``."""
         residual = self.residual(i, place)
-        jacobian = self.field.jacobian(self.t + NODES[i] * self.h, place)
-        return place - factored(implicit_matrix(self.field, jacobian, GAMMA * self.h))(residual)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            jacobian = self.field.jacobian(self.t + NODES[i] * self.h, place)
+            matrix = implicit_matrix(self.field, jacobian, GAMMA * self.h)
+        return place - factored(matrix)(residual)
 
     def close(self, place: Tensor) -> None:
         """Settle the stage: its slope follows from its place without the noise of another evaluation."""

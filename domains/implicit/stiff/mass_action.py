@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import lcm
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -97,12 +97,12 @@ class MassAction:
 
     def dynamics(self, t: Tensor, y: Tensor, rate_constants: Tensor) -> Tensor:
         """``dy/dt``, ``(*batch, n)``, of the concentrations ``(*batch, n)``; the time does not enter."""
-        return self.rates(y, rate_constants) @ self._tables(y)[1]
+        return self.rates(y, rate_constants) @ self._tables(y).change
 
     def jacobian(self, t: Tensor, y: Tensor, rate_constants: Tensor) -> Tensor:
         """Derivative of `dynamics` in the concentrations, ``(*batch, n, n)``."""
         factors = self._factors(y)
-        outers = self._tables(y)[2]
+        outers = self._tables(y).outer
         total: Any = y.new_zeros(())
         for i in range(len(factors)):
             partial = rate_constants
@@ -136,30 +136,41 @@ class MassAction:
             batch_ndim,
         )
 
-    def _factors(self, y: Tensor) -> list[Tensor]:
+    def _factors(self, y: Tensor) -> tuple[Tensor, ...]:
         """The concentrations that multiply each rate constant: as many ``(*batch, r)`` as the highest order."""
-        slots = self._tables(y)[0]
-        padded = torch.nn.functional.pad(y, (0, 1), value=1.0)
-        return [padded.index_select(-1, slot) for slot in slots]
+        tables = self._tables(y)
+        if not tables.depth:
+            return ()
+        # a product with zeros and ones takes one operation, and one backwards
+        picked = torch.nn.functional.linear(y, tables.pick, tables.one)
+        return picked.unflatten(-1, (tables.depth, -1)).unbind(-2)
 
-    def _tables(self, like: Tensor) -> tuple[list[Tensor], Tensor, list[Tensor]]:
-        """Indices of the factors, the stoichiometry, and the Jacobian's outer products, on a device in a dtype."""
+    def _tables(self, like: Tensor) -> Tables:
+        """What the evaluations need, made once for each dtype and device."""
         key = (like.dtype, like.device)
         if key not in self.tables:
             n = len(self.species)
             chosen = [[i for i, m in enumerate(row) for _ in range(m)] for row in self.reactants]
             change = self.stoichiometry.to(like.device, like.dtype)
             depth = max(len(row) for row in chosen)
-            slots, outers = [], []
-            for level in range(depth):
-                index = torch.tensor([row[level] if level < len(row) else n for row in chosen], device=like.device)
-                unit = torch.eye(n + 1, dtype=like.dtype, device=like.device)[index][:, :n]
-                slots.append(index)
-                outers.append((change.unsqueeze(-1) * unit.unsqueeze(-2)).flatten(1))
+            index = [[row[level] if level < len(row) else n for row in chosen] for level in range(depth)]
+            unit = torch.eye(n + 1, dtype=like.dtype, device=like.device)[torch.tensor(index, dtype=torch.int64)]
+            outer = (change.unsqueeze(-1) * unit[..., :n].unsqueeze(-2)).flatten(-2) if depth else unit
+            made = Tables(depth, unit[..., :n].flatten(0, -2), unit[..., n].flatten(), change, outer)
             if under_transform():  # what is made there must not outlive it
-                return slots, change, outers
-            self.tables[key] = (slots, change, outers)
+                return made
+            self.tables[key] = made
         return self.tables[key]
+
+
+class Tables(NamedTuple):
+    """A network as matrices."""
+
+    depth: int  # the highest order
+    pick: Tensor  # (depth * r, n): which concentration is a factor
+    one: Tensor  # (depth * r,): 1 where there is none
+    change: Tensor  # (r, n) stoichiometry
+    outer: Tensor  # (depth, r, n * n): what each factor's derivative adds to the Jacobian
 
 
 def reactions(*equations: str, species: Sequence[str] | None = None) -> MassAction:
