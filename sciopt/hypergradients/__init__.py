@@ -9,12 +9,15 @@ from sciopt.hypergradients.closed_form import ClosedForm
 from sciopt.hypergradients.contraction import NeumannOrKrylov
 from sciopt.hypergradients.forward import ForwardUnrolled
 from sciopt.hypergradients.implicit import Implicit
+from sciopt.hypergradients.interpolated import Backsolve, InterpolatedAdjoint
+from sciopt.hypergradients.torchdiffeq_adjoint import TorchDiffEqAdjoint
 from sciopt.hypergradients.unrolled import Unrolled
 
 __all__ = [
     "AbstractHypergradient",
     "AbstractReattached",
     "Auto",
+    "Backsolve",
     "Cascade",
     "ClosedForm",
     "FiniteDifference",
@@ -22,7 +25,9 @@ __all__ = [
     "ForwardUnrolled",
     "HypergradientWarning",
     "Implicit",
+    "InterpolatedAdjoint",
     "NeumannOrKrylov",
     "OneStep",
+    "TorchDiffEqAdjoint",
     "Unrolled",
 ]

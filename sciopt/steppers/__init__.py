@@ -6,6 +6,7 @@ from sciopt.steppers.explicit import RK4, Bosh3, Dopri5, Euler, Midpoint, Tsit5
 from sciopt.steppers.field import Field
 from sciopt.steppers.kvaerno5 import Kvaerno5
 from sciopt.steppers.rodas5p import Rodas5P
+from sciopt.steppers.torchdiffeq_engine import TorchDiffEq, TorchDiffEqMethod
 
 __all__ = [
     "AbstractOneStep",
@@ -19,6 +20,8 @@ __all__ = [
     "Midpoint",
     "RK4",
     "Rodas5P",
+    "TorchDiffEq",
+    "TorchDiffEqMethod",
     "Tsit5",
     "consistent_start",
     "steady_state",
