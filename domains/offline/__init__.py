@@ -1,9 +1,14 @@
 """Offline design: propose the next batch from a table of old results."""
 
+from sciopt.domains.offline.baselines import MutateTheBest, RandomSearch
+from sciopt.domains.offline.bdi import BDI, BidirectionalProblem, bidirectional_problem
 from sciopt.domains.offline.ehrlich import Ehrlich
 from sciopt.domains.offline.landscapes import nk_landscape, rough_mount_fuji
 from sciopt.domains.offline.measured import gb1, tf_bind_8, transcription_factors
 from sciopt.domains.offline.metrics import BatchReport, evaluate_batch, hamming, normalised
+from sciopt.domains.offline.ranking import ExhaustiveRanking, Surrogate, fit_surrogate
+from sciopt.domains.offline.relaxation import LogitRelaxation, fit_relaxation, standardised
+from sciopt.domains.offline.search import AbstractSearch, Proposal
 from sciopt.domains.offline.spaces import AMINO_ACIDS, DNA, CategoricalSpace
 from sciopt.domains.offline.task import (
     AbstractTask,
@@ -17,23 +22,36 @@ from sciopt.domains.offline.task import (
 
 __all__ = [
     "AMINO_ACIDS",
+    "BDI",
     "DNA",
+    "AbstractSearch",
     "AbstractTask",
     "AbstractVisibleRule",
     "AtMostQuantile",
     "BatchReport",
+    "BidirectionalProblem",
     "CategoricalSpace",
     "Ehrlich",
+    "ExhaustiveRanking",
+    "LogitRelaxation",
+    "MutateTheBest",
+    "Proposal",
+    "RandomSearch",
     "SampleBelow",
+    "Surrogate",
     "Table",
     "TableTask",
     "WithinMutations",
+    "bidirectional_problem",
     "evaluate_batch",
+    "fit_relaxation",
+    "fit_surrogate",
     "gb1",
     "hamming",
     "nk_landscape",
     "normalised",
     "rough_mount_fuji",
+    "standardised",
     "tf_bind_8",
     "transcription_factors",
 ]

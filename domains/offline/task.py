@@ -46,8 +46,8 @@ class Table:
         if self.scores.shape != self.designs.shape[:1] or not bool(torch.isfinite(self.scores).all()):
             bad = int((~torch.isfinite(self.scores)).sum())
             raise ValueError(
-                f"Table: expected {len(self.designs)} finite `scores`, one per design, got {tuple(self.scores.shape)} with {bad} "
-                "that are NaN or infinite. Drop those rows."
+                f"Table: expected {len(self.designs)} finite `scores`, one per design, got {tuple(self.scores.shape)} with "
+                f"{bad} that are NaN or infinite. Drop those rows."
             )
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold_
+from torch.nn.functional import threshold
 
 from sciopt.checks import check_option
 from sciopt.kernels.abstract import COINCIDENT, AbstractActivation, AbstractNetwork, check_points
@@ -205,9 +205,9 @@ def _angular(cosine: Tensor, hidden_layers: int, leak: float, slopes: bool) -> t
     square, sine, flat = (torch.empty_like(cosine) for _ in range(3))  # fresh memory costs more than the arithmetic
     for _ in range(hidden_layers):
         torch.mul(correlation, correlation, out=square)
-        threshold_(square.neg_().add_(1), close, 0.0)
+        threshold(square.neg_().add_(1), close, 0.0, inplace=True)
         torch.sqrt(square, out=sine)
-        threshold_(torch.acos(correlation, out=flat), close**0.5, 0.0).mul_(-bend).add_(base)
+        threshold(torch.acos(correlation, out=flat), close**0.5, 0.0, inplace=True).mul_(-bend).add_(base)
         if slopes:
             # 1 / sine, or 0 where the points coincide or oppose
             bending = torch.div(sine, square.clamp_(min=info.tiny), out=square).mul_(bend)

@@ -1,0 +1,106 @@
+"""What a search is: from a table of old results to the next batch, without a look at the oracle."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sciopt.checks import check_option
+from sciopt.domains.offline.spaces import CategoricalSpace
+from sciopt.domains.offline.task import Table
+
+__all__ = ["AbstractSearch", "Proposal", "check_request", "nearest_allowed", "without"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Proposal:
+    """A batch to test next.
+
+    Args:
+        designs: int64 ``(count, length)``.
+        predicted: the search's own prediction of their scores ``(count,)``, in units of the scores; None: it has none.
+
+    Example:
+        >>> Proposal(designs=torch.zeros(2, 3, dtype=torch.int64)).predicted is None
+        True
+    """
+
+    designs: Tensor
+    predicted: Tensor | None = None
+
+
+class AbstractSearch(ABC):
+    """A way to propose designs. Concrete ones are frozen dataclasses of options."""
+
+    @abstractmethod
+    def propose(
+        self,
+        space: CategoricalSpace,
+        table: Table,
+        count: int,
+        *,
+        generator: torch.Generator,
+        pool: Tensor | None = None,
+    ) -> Proposal:
+        """The next batch.
+
+        Args:
+            space: the designs.
+            table: what is known.
+            count: designs to propose.
+            generator: the one source of chance.
+            pool: allowed designs ``(m, length)``; None: the whole space.
+
+        Returns:
+            `Proposal`.
+
+        Raises:
+            ValueError: for a pool smaller than the batch, or a table from which nothing can be learned.
+        """
+
+
+def check_request(owner: str, table: Table, count: int, pool: Tensor | None) -> None:
+    """Bad requests, before any long work."""
+    check_option(owner, "count", count, count >= 1, ">= 1", "Pass the size of the batch.")
+    check_option(owner, "table", len(table), len(table) >= 2, "with at least two rows", "Pass more results.")
+    if pool is not None and len(pool) < count:
+        raise ValueError(
+            f"{owner}: expected a `pool` of at least `count` = {count} designs, got {len(pool)}. Propose fewer, or allow more."
+        )
+
+
+def without(designs: Tensor, known: Tensor) -> Tensor:
+    """The distinct designs that are not among the known ones, in lexicographic order.
+
+    Example:
+        >>> without(torch.tensor([[1, 0], [0, 0], [1, 0]]), torch.tensor([[0, 0]]))
+        tensor([[1, 0]])
+    """
+    distinct = torch.unique(designs, dim=0)
+    both, rows, counts = torch.unique(torch.cat([distinct, known]), dim=0, return_inverse=True, return_counts=True)
+    seen = torch.zeros(len(both), dtype=torch.bool, device=designs.device)
+    seen[rows[len(distinct) :]] = True
+    return distinct[~seen[rows[: len(distinct)]]]
+
+
+def nearest_allowed(designs: Tensor, pool: Tensor | None) -> Tensor:
+    """Each design, or the design of the pool that differs from it at fewest positions.
+
+    Example:
+        >>> nearest_allowed(torch.tensor([[1, 1, 0]]), torch.tensor([[0, 0, 0], [1, 1, 1]]))
+        tensor([[1, 1, 1]])
+    """
+    if pool is None:
+        return designs
+    rows = []
+    for chunk in designs.split(64):
+        mismatches = torch.zeros(len(chunk), len(pool), dtype=torch.int16, device=designs.device)
+        for k in range(designs.shape[1]):
+            mismatches += chunk[:, k, None] != pool[:, k]
+        rows.append(mismatches.argmin(-1))
+    return pool[torch.cat(rows)]

@@ -1,0 +1,84 @@
+"""Baselines and rankings: new, different, allowed designs, and the optimum where a surrogate cannot miss it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sciopt.domains.offline import (
+    BDI,
+    ExhaustiveRanking,
+    MutateTheBest,
+    RandomSearch,
+    Table,
+    evaluate_batch,
+    fit_surrogate,
+    hamming,
+    nk_landscape,
+)
+from sciopt.domains.offline.search import nearest_allowed, without
+
+TASK = nk_landscape(length=5, neighbours=0, alphabet="ACGT", seed=2)
+
+
+@pytest.mark.parametrize(
+    "search", [RandomSearch(), MutateTheBest(), ExhaustiveRanking()], ids=lambda s: type(s).__name__
+)
+def test_batches_are_new_different_allowed_and_repeatable(search) -> None:
+    table = TASK.visible()
+    made = search.propose(TASK.space, table, 32, generator=torch.Generator().manual_seed(0))
+    again = search.propose(TASK.space, table, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(made.designs, again.designs)
+    report = evaluate_batch(TASK, made.designs)
+    assert report.distinct == 32 and report.unseen == 1.0 and report.unscored == 0
+    pool = TASK.space.everything()[::3]
+    inside = search.propose(TASK.space, table, 32, generator=torch.Generator().manual_seed(0), pool=pool).designs
+    assert bool(torch.isin(TASK.space.number(inside), TASK.space.number(pool)).all())
+    assert len(without(inside, table.designs)) == 32
+
+
+def test_ranking_finds_the_best_of_an_additive_landscape() -> None:
+    table = TASK.visible()
+    made = ExhaustiveRanking(dtype=torch.float64, rtol=None).propose(TASK.space, table, 64, generator=torch.Generator())
+    report = evaluate_batch(TASK, made.designs)
+    assert report.best == 1.0 and report.median > 0.8  # the median of all that is not visible is 0.6
+    assert made.predicted is not None
+    surrogate = fit_surrogate(TASK.space, table)
+    torch.testing.assert_close(surrogate.predict(made.designs), made.predicted, rtol=1e-9, atol=1e-9)
+    others = surrogate.predict(without(TASK.space.everything(), torch.cat([table.designs, made.designs])))
+    assert float(others.max()) <= float(made.predicted.min())
+
+
+def test_mutants_are_near_their_parents() -> None:
+    table = TASK.visible()
+    made = MutateTheBest(parents=4, mutations=1).propose(
+        TASK.space, table, 8, generator=torch.Generator().manual_seed(1)
+    )
+    assert int(hamming(made.designs, table.best(4)).amin(-1).max()) == 1
+
+
+def test_surrogates_interpolate_and_merge_duplicates() -> None:
+    table = TASK.visible()
+    double = Table(designs=table.designs.repeat(2, 1), scores=torch.cat([table.scores, table.scores + 0.2]))
+    surrogate = fit_surrogate(TASK.space, double)
+    assert len(surrogate.fit.points) == len(table)
+    torch.testing.assert_close(surrogate.predict(table.designs), table.scores + 0.1, rtol=0, atol=1e-3)
+
+
+def test_small_tools() -> None:
+    a = torch.tensor([[0, 1], [2, 3], [0, 1]])
+    assert without(a, torch.tensor([[2, 3], [9, 9]])).tolist() == [[0, 1]]
+    assert nearest_allowed(a, None) is a
+    assert nearest_allowed(a, torch.tensor([[2, 2], [0, 0]])).tolist() == [[0, 0], [2, 2], [0, 0]]
+
+
+def test_what_cannot_be_done_is_said(generator: torch.Generator) -> None:
+    space = nk_landscape(length=2, neighbours=0).space
+    full = Table(designs=space.everything(), scores=torch.arange(4.0, dtype=torch.float64))
+    for search in (RandomSearch(), MutateTheBest(), ExhaustiveRanking()):
+        with pytest.raises(ValueError, match="outside the table"):
+            search.propose(space, full, 2, generator=generator)
+    with pytest.raises(ValueError, match="expected `count` >= 1, got 0"):
+        BDI().propose(space, full, 0, generator=generator)
+    with pytest.raises(ValueError, match="expected `table` with at least two rows, got 1"):
+        RandomSearch().propose(space, Table(designs=full.designs[:1], scores=full.scores[:1]), 1, generator=generator)
