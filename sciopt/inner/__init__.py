@@ -21,6 +21,7 @@ from sciopt.inner.interior_point import InteriorPoint
 from sciopt.inner.kernel_fit import KernelFit, fit_kernel, merge_duplicates
 from sciopt.inner.kernel_forms import gradient_flow, leave_one_out, weighted_kernel_ridge
 from sciopt.inner.lbfgs import LBFGS
+from sciopt.inner.linear_solve import LinearSolve
 from sciopt.inner.newton import Newton
 from sciopt.inner.newton_cg import NewtonCG
 from sciopt.inner.picard import Picard
@@ -40,6 +41,7 @@ __all__ = [
     "InteriorPoint",
     "KernelFit",
     "LBFGS",
+    "LinearSolve",
     "Newton",
     "NewtonCG",
     "Picard",

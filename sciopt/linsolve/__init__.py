@@ -13,6 +13,7 @@ from sciopt.linsolve.neumann import Neumann
 from sciopt.linsolve.nystrom import NystromPreconditioner
 from sciopt.linsolve.operator import LinearOperator, Tag, function_operator, matrix_operator
 from sciopt.linsolve.solve import default_solver, linear_solve
+from sciopt.linsolve.sparse_lu import SparseFactors, SparseLU
 
 __all__ = [
     "CG",
@@ -28,6 +29,8 @@ __all__ = [
     "LinearOperator",
     "Neumann",
     "NystromPreconditioner",
+    "SparseFactors",
+    "SparseLU",
     "Tag",
     "default_solver",
     "function_operator",
