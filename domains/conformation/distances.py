@@ -257,8 +257,8 @@ class VolumeBounds(AbstractEnergy):
         return evaluate(self, positions, outer_params)
 
 
-def volume_terms(mol: Any, chiral: float, planar: float) -> tuple[np.ndarray, np.ndarray]:
-    """Atoms ``(4, T)`` and ``(lower, upper, weight)`` ``(3, T)`` of one molecule."""
+def volume_terms(mol: Any, chiral: float, planar: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Atoms ``(4, T)`` and ``(lower, upper, weight)`` ``(3, T)`` of one molecule; no planar groups for None."""
     from rdkit import Chem
 
     atoms: list[list[int]] = []
@@ -268,7 +268,7 @@ def volume_terms(mol: Any, chiral: float, planar: float) -> tuple[np.ndarray, np
         least, most = CHIRAL if line[0] != line[4] else (0.5 * CHIRAL[0], CHIRAL[1])
         atoms.append(line[1:])
         numbers.append((least, most, chiral) if sign > 0 else (-most, -least, chiral))
-    for atom in mol.GetAtoms():
+    for atom in mol.GetAtoms() if planar is not None else ():
         if atom.GetDegree() == 3 and atom.GetHybridization() == Chem.HybridizationType.SP2:
             atoms.append([*(other.GetIdx() for other in atom.GetNeighbors()), atom.GetIdx()])
             numbers.append((-FLAT, FLAT, planar))

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciopt.domains.conformation.batch import ConformerBatch, check_mol
+from sciopt.domains.conformation.batch import ConformerBatch, check_mol, padded
+from sciopt.domains.conformation.distances import volume_terms
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -39,6 +40,8 @@ class MoleculeGraph:
         bounds: ``(P, 2)`` lower and upper bounds of the pairs' distances [A].
         apart: int64 ``(2, Q)``: pairs more than three bonds apart.
         floor: ``(Q,)`` lower bounds of their distances [A].
+        corners: int64 ``(4, V)``: the atoms whose signed volumes say which way round the specified centres are.
+        volumes: ``(3, V)``: least and most volume [A^3], and one for weight.
     """
 
     atoms: Tensor
@@ -47,6 +50,8 @@ class MoleculeGraph:
     bounds: Tensor
     apart: Tensor
     floor: Tensor
+    corners: Tensor
+    volumes: Tensor
 
 
 def molecule_graph(mol: Mol) -> MoleculeGraph:
@@ -89,6 +94,7 @@ def molecule_graph(mol: Mol) -> MoleculeGraph:
     first, second = np.triu_indices(mol.GetNumAtoms(), k=1)  # bounds: upper above the diagonal, lower below
     lower, upper, hop = table[second, first], table[first, second].clip(max=REACH), hops[first, second]
     near = hop <= HOPS
+    corners, volumes = volume_terms(mol, 1.0, planar=None)
     pairs = np.stack([first[near], second[near]])
     return MoleculeGraph(
         atoms=atom_features(mol),
@@ -97,6 +103,8 @@ def molecule_graph(mol: Mol) -> MoleculeGraph:
         bounds=torch.from_numpy(np.stack([lower[near], upper[near]], axis=-1)),
         apart=torch.from_numpy(np.stack([first[~near], second[~near]])),
         floor=torch.from_numpy(lower[~near]),
+        corners=torch.from_numpy(corners),
+        volumes=torch.from_numpy(volumes),
     )
 
 
@@ -135,12 +143,16 @@ class GraphBatch:
         size: rows and atoms per row of the conformers.
         apart: int64 ``(rows, 2, Q)``, pairs more than three bonds apart.
         floor: ``(rows, Q)`` [A], their lower bounds; zero for pairs that a row does not have.
+        corners: int64 ``(rows, 4, V)``, the atoms of the specified centres.
+        volumes: ``(rows, 3, V)``, bounds of their signed volumes [A^3] and weights; zero for centres a row does not have.
     """
 
     data: Any
     size: tuple[int, int]
     apart: Tensor
     floor: Tensor
+    corners: Tensor
+    volumes: Tensor
 
     @cached_property
     def row(self) -> Tensor:
@@ -246,9 +258,12 @@ def graph_batch(batch: ConformerBatch, graphs: Sequence[MoleculeGraph] | None = 
         apart[number, :, : graph.apart.shape[1]] = graph.apart
         floor[number, : graph.floor.shape[0]] = graph.floor
     rows: Any = batch.molecule
+    corners, volumes = (padded([getattr(graph, name).numpy() for graph in known]) for name in ("corners", "volumes"))
     return GraphBatch(
         data=Batch.from_data_list([items[number] for number in numbers]),
         size=(len(batch), batch.positions.shape[1]),
         apart=apart.to(like.device)[rows],
         floor=floor.to(like)[rows],
+        corners=torch.from_numpy(corners).to(like.device)[rows],
+        volumes=torch.from_numpy(volumes).to(like)[rows],
     )

@@ -84,20 +84,22 @@ class RandomStart(AbstractStart):
 @final
 @dataclass(frozen=True, kw_only=True)
 class SpectralStart(AbstractStart):
-    """Classical scaling of the predicted distances, completed by shortest paths, in a hand drawn at random.
+    """Classical scaling of the predicted distances, completed by shortest paths, in the hand of most specified centres.
+
+    Without specified centres the hand is drawn at random.
 
     Args:
-        noise: displacements added [A], so that planar starts do not stay planar.
+        noise: displacements added [A]: planar starts do not stay planar, and torsions fall to either side.
 
     Example:
         >>> SpectralStart().noise
-        0.05
+        0.3
 
     References:
         Crippen, Havel. "Distance Geometry and Molecular Conformation". Wiley, 1988, ch. 6 (metric matrices).
     """
 
-    noise: float = 0.05
+    noise: float = 0.3
 
     def __post_init__(self) -> None:
         check_option("SpectralStart", "noise", self.noise, self.noise >= 0, ">= 0", "Leave the default.")
@@ -117,7 +119,20 @@ class SpectralStart(AbstractStart):
             # eigenvectors have a sign that no one chose: fix it, then draw the hand
             x = x * torch.where(x.sum(-2, keepdim=True) < 0, -1.0, 1.0)
             x[..., 0] = x[..., 0] * (2.0 * hand - 1.0).unsqueeze(-1)
+            right = handedness(rows, x)
+            x[..., 0] = x[..., 0] * torch.where(right < 0, -1.0, 1.0).unsqueeze(-1)
             return x * mask.unsqueeze(-1) + noise_like(batch, self.noise, generator)
+
+
+def handedness(rows: GraphBatch, positions: Tensor) -> Tensor:
+    """How many specified centres of each row are the right way round, less those that are not ``(rows,)``."""
+    if not rows.corners.shape[-1]:
+        return torch.zeros_like(positions[:, 0, 0])
+    corners = rows.corners.flatten(1).unsqueeze(-1).expand(-1, -1, 3)
+    a, b, c, d = positions.gather(1, corners).unflatten(1, (4, -1)).unbind(1)
+    found = ((a - d) * torch.linalg.cross(b - d, c - d)).sum(-1)
+    lower, _, weight = rows.volumes.unbind(1)
+    return (weight * torch.where(lower > 0, 1.0, -1.0) * found.sign()).sum(-1)
 
 
 def shortest_paths(rows: GraphBatch, distances: Tensor) -> Tensor:

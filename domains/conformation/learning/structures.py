@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sciopt.domains.conformation.batch import ConformerBatch
+from sciopt.domains.conformation.distances import VolumeBounds
 from sciopt.domains.conformation.learning.graphs import GraphBatch
 from sciopt.domains.conformation.learning.network import DistancePrediction
 from sciopt.domains.conformation.relaxation import HessianAdjoint
@@ -189,6 +190,7 @@ class InnerOptions:
     solver: AbstractSolver | None = None
     hypergradient: AbstractHypergradient | None = None
     contact: float = 10.0
+    chiral: float = 10.0
 
     def hypergradient_for(self, energy: AbstractEnergy, dtype: torch.dtype) -> AbstractHypergradient:
         """The hypergradient, or the default for an energy in a dtype."""
@@ -202,7 +204,7 @@ class InnerOptions:
 
 
 def distance_energy(
-    rows: GraphBatch, prediction: DistancePrediction, *, contact: float = 10.0
+    rows: GraphBatch, prediction: DistancePrediction, *, contact: float = 10.0, chiral: float = 10.0
 ) -> tuple[AbstractEnergy, dict[str, Tensor]]:
     """The energy whose minimum is the most likely structure, and its outer parameters attached to the prediction.
 
@@ -212,6 +214,7 @@ def distance_energy(
         rows: the graphs.
         prediction: distances of their pairs.
         contact: see `InnerOptions`.
+        chiral: see `InnerOptions`.
 
     Returns:
         The energy of the rows and its parameters ``{"distances", "stiffness"}``, each ``(rows, T)``.
@@ -228,6 +231,12 @@ def distance_energy(
         contact=contact,
         **{name: tensor.detach() for name, tensor in params.items()},
     )
+    if chiral > 0 and rows.corners.shape[-1]:
+        lower, upper, weight = rows.volumes.unbind(1)
+        hand = VolumeBounds(
+            atoms=rows.corners, lower=lower, upper=upper, weight=chiral * weight, num_atoms=rows.size[1]
+        )
+        return energy + hand, params
     return energy, params
 
 
@@ -267,7 +276,7 @@ def reconstruct(
     """
     chosen = options or InnerOptions()
     solver = chosen.solver_for(batch.positions.dtype)
-    energy, params = distance_energy(rows, prediction, contact=chosen.contact)
+    energy, params = distance_energy(rows, prediction, contact=chosen.contact, chiral=chosen.chiral)
     return relaxed_response(
         batch,
         params,

@@ -194,6 +194,7 @@ def train(
     dataset: Sequence[ReferenceEnsemble],
     config: TrainConfig | None = None,
     *,
+    initial: DistanceModel | None = None,
     folder: Path | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
 ) -> TrainResult:
@@ -206,6 +207,8 @@ def train(
     Args:
         dataset: molecules with explicit hydrogens and their conformers; two atoms or more each.
         config: None: end to end with the defaults.
+        initial: a trained network of the configured sizes, whose weights are the start (fine-tuning, or the second half of a
+            training); None: fresh weights.
         folder: where checkpoints go; made if needed.
         progress: called after each epoch.
 
@@ -241,6 +244,13 @@ def train(
             f"train: expected `shares` that leave molecules to train on, got {split.describe()}. Give train a larger share."
         )
     model = DistanceModel(chosen.model, setup).to(device=chosen.device, dtype=chosen.dtype)
+    if initial is not None:
+        if initial.config != chosen.model:
+            raise ValueError(
+                f"train: expected `initial` of the configured sizes {chosen.model}, got {initial.config}. Set "
+                "`model=initial.config`."
+            )
+        model.load_state_dict(initial.state_dict())
     optimizer = torch.optim.Adam(model.parameters(), lr=chosen.learning_rate, betas=chosen.betas)
     generator = torch.Generator().manual_seed(chosen.seed + 1)
     like = next(model.parameters())
@@ -254,6 +264,8 @@ def train(
     history: list[EpochRecord] = []
     best, lowest = snapshot(model), float("inf")
     fingerprint = {"config": repr(replace(chosen, epochs=1)), "dataset": digest(dataset)}
+    if initial is not None:
+        fingerprint["initial"] = hashlib.sha256(b"".join(bits(p) for p in initial.state_dict().values())).hexdigest()
     path = None if folder is None else folder / RUN
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -389,6 +401,11 @@ def nearest_guesses(item: ReferenceEnsemble, count: int, seed: int) -> Tensor:
 def snapshot(model: DistanceModel) -> dict[str, Tensor]:
     """A copy of the weights."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def bits(tensor: Tensor) -> bytes:
+    """The numbers of a tensor as bytes."""
+    return tensor.detach().cpu().contiguous().numpy().tobytes()
 
 
 def digest(dataset: Sequence[ReferenceEnsemble]) -> str:

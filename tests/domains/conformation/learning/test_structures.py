@@ -18,6 +18,8 @@ from sciopt.domains.conformation.learning import (
     reconstruct,
 )
 from sciopt.domains.conformation.learning.objectives import EndToEnd
+from sciopt.domains.conformation.learning.starts import handedness
+from sciopt.domains.conformation.stereo import stereo_errors
 from sciopt.hypergradients import OneStep, Unrolled
 from sciopt.inner import LBFGS
 from tests.domains.conformation.learning.molecules import batch_of, noise, references
@@ -163,8 +165,53 @@ def test_mirror_images_count_where_they_are_told_to():
     near = batch.positions * batch.positions.new_tensor([1.0, 1.0, -1.0])
 
     def off(mirrors):
-        objective = EndToEnd(start=GivenStart(), mirrors=mirrors)
+        objective = EndToEnd(start=GivenStart(), mirrors=mirrors, inner=InnerOptions(chiral=0.0))
         parts = objective.losses(model, batch, rows, matches, near, torch.Generator().manual_seed(0), 0)
         return float(parts.rmsd)
 
     assert off(True) < 0.7 * off(False)
+
+
+def test_springs_and_contacts_agree_with_derivatives(generator):
+    """Gradient and both Hessians of targets with contacts, from a start where some contacts are violated."""
+    batch, rows, _ = rows_of(references(1, ("CCCCC", "CCO")))
+    distances = rows.distances(batch.positions) * 1.05
+    energy, params = distance_energy(rows, DistancePrediction(distances, torch.full_like(distances, 0.1)))
+    x = 0.6 * batch.positions + noise(batch.positions.shape, generator, 0.1) * batch.mask.unsqueeze(-1)
+    plain, _ = distance_energy(rows, DistancePrediction(distances, torch.full_like(distances, 0.1)), contact=0.0)
+    assert bool((energy(x) > plain(x))[0])  # pentane has atoms more than three bonds apart
+    slope = torch.autograd.functional.jacobian(lambda y: energy.value(y, params), x).sum(1)
+    torch.testing.assert_close(energy.value_and_gradient(x, params)[1], slope)
+    whole = torch.autograd.functional.hessian(lambda y: energy.value(y, params).sum(), x)
+    own = torch.stack([whole[k, :, :, k].flatten(2).flatten(0, 1) for k in range(len(batch))])
+    torch.testing.assert_close(energy.curvature(x, params, exact=True), own, rtol=1e-9, atol=1e-7)
+    model = torch.linalg.eigvalsh(energy.curvature(x, params, exact=False))
+    assert float(model.min()) > -1e-9 * float(model.max())
+
+
+def test_centres_settle_the_right_way_round():
+    """From a start in the wrong hand; without volumes the mirror image stays."""
+    known = references(1, ("C[C@H](N)C(=O)O", "C[C@@H]1CC[C@H](C)O1"))
+    batch, rows, _ = rows_of(known)
+    distances = rows.distances(batch.positions)
+    prediction = DistancePrediction(distances, torch.full_like(distances, 0.05))
+    wrong = batch.with_positions(-batch.positions)
+
+    def right(options):
+        settled = reconstruct(wrong, rows, prediction, options).positions
+        made = [settled[k : k + 1, : item.mol.GetNumAtoms()] for k, item in enumerate(known)]
+        return [bool(stereo_errors(item.mol, x).ok.all()) for item, x in zip(known, made, strict=True)]
+
+    assert right(InnerOptions()) == [True, True]
+    assert right(InnerOptions(chiral=0.0)) == [False, False]
+
+
+def test_spectral_starts_take_the_hand_of_the_centres():
+    known = references(1, ("C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"))
+    batch, rows, _ = rows_of(known)
+    distances = rows.distances(batch.positions)
+    prediction = DistancePrediction(distances, torch.full_like(distances, 0.05))
+    assert handedness(rows, batch.positions).tolist() == [1.0, 1.0]
+    for seed in range(4):
+        found = SpectralStart(noise=0.0).positions(batch, rows, prediction, torch.Generator().manual_seed(seed))
+        assert handedness(rows, found).tolist() == [1.0, 1.0]
