@@ -11,6 +11,16 @@ from sciopt.domains.implicit.equilibrium import (
     phantom_gradient,
     spectral_radius,
 )
+from sciopt.domains.implicit.ode import (
+    AugmentedODE,
+    ContinuousFlow,
+    Divergence,
+    HamiltonianField,
+    JacobianNorm,
+    KineticEnergy,
+    LatentODE,
+    NeuralODE,
+)
 from sciopt.domains.implicit.stiff import (
     MassAction,
     Speciation,
@@ -28,6 +38,14 @@ from sciopt.domains.implicit.stiff import (
 )
 
 __all__ = [
+    "AugmentedODE",
+    "ContinuousFlow",
+    "Divergence",
+    "HamiltonianField",
+    "JacobianNorm",
+    "KineticEnergy",
+    "LatentODE",
+    "NeuralODE",
     "DEQ",
     "GradientError",
     "GraphDEQ",

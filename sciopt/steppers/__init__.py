@@ -5,6 +5,7 @@ from sciopt.steppers.algebraic import consistent_start, steady_state
 from sciopt.steppers.explicit import RK4, Bosh3, Dopri5, Euler, Midpoint, Tsit5
 from sciopt.steppers.field import Field
 from sciopt.steppers.kvaerno5 import Kvaerno5
+from sciopt.steppers.leapfrog import Leapfrog
 from sciopt.steppers.rodas5p import Rodas5P
 from sciopt.steppers.torchdiffeq_engine import TorchDiffEq, TorchDiffEqMethod
 
@@ -17,6 +18,7 @@ __all__ = [
     "Euler",
     "Field",
     "Kvaerno5",
+    "Leapfrog",
     "Midpoint",
     "RK4",
     "Rodas5P",
