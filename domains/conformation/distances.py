@@ -268,10 +268,11 @@ def volume_terms(mol: Any, chiral: float, planar: float | None) -> tuple[np.ndar
         least, most = CHIRAL if line[0] != line[4] else (0.5 * CHIRAL[0], CHIRAL[1])
         atoms.append(line[1:])
         numbers.append((least, most, chiral) if sign > 0 else (-most, -least, chiral))
+    weight = planar or 0.0
     for atom in mol.GetAtoms() if planar is not None else ():
         if atom.GetDegree() == 3 and atom.GetHybridization() == Chem.HybridizationType.SP2:
             atoms.append([*(other.GetIdx() for other in atom.GetNeighbors()), atom.GetIdx()])
-            numbers.append((-FLAT, FLAT, planar))
+            numbers.append((-FLAT, FLAT, weight))
     shape = len(atoms)
     return np.array(atoms, dtype=np.int64).reshape(shape, 4).T, np.array(numbers, dtype=float).reshape(shape, 3).T
 

@@ -182,7 +182,7 @@ def test_springs_and_contacts_agree_with_derivatives(generator):
     assert bool((energy(x) > plain(x))[0])  # pentane has atoms more than three bonds apart
     slope = torch.autograd.functional.jacobian(lambda y: energy.value(y, params), x).sum(1)
     torch.testing.assert_close(energy.value_and_gradient(x, params)[1], slope)
-    whole = torch.autograd.functional.hessian(lambda y: energy.value(y, params).sum(), x)
+    whole = torch.func.hessian(lambda y: energy.value(y, params).sum())(x)
     own = torch.stack([whole[k, :, :, k].flatten(2).flatten(0, 1) for k in range(len(batch))])
     torch.testing.assert_close(energy.curvature(x, params, exact=True), own, rtol=1e-9, atol=1e-7)
     model = torch.linalg.eigvalsh(energy.curvature(x, params, exact=False))
