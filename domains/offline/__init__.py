@@ -10,6 +10,7 @@ from sciopt.domains.offline.ranking import ExhaustiveRanking, Surrogate, fit_sur
 from sciopt.domains.offline.relaxation import LogitRelaxation, fit_relaxation, standardised
 from sciopt.domains.offline.search import AbstractSearch, Proposal
 from sciopt.domains.offline.spaces import AMINO_ACIDS, DNA, CategoricalSpace
+from sciopt.domains.offline.symmetry import AbstractSymmetry, ReverseComplement
 from sciopt.domains.offline.task import (
     AbstractTask,
     AbstractVisibleRule,
@@ -25,6 +26,7 @@ __all__ = [
     "BDI",
     "DNA",
     "AbstractSearch",
+    "AbstractSymmetry",
     "AbstractTask",
     "AbstractVisibleRule",
     "AtMostQuantile",
@@ -37,6 +39,7 @@ __all__ = [
     "MutateTheBest",
     "Proposal",
     "RandomSearch",
+    "ReverseComplement",
     "SampleBelow",
     "Surrogate",
     "Table",

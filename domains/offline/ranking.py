@@ -12,6 +12,7 @@ from sciopt.checks import check_option
 from sciopt.domains.offline.relaxation import LogitRelaxation, fit_relaxation, standardised
 from sciopt.domains.offline.search import AbstractSearch, Proposal, check_request, without
 from sciopt.domains.offline.spaces import CategoricalSpace
+from sciopt.domains.offline.symmetry import AbstractSymmetry, one_of_each
 from sciopt.domains.offline.task import Table
 from sciopt.inner import KernelFit, fit_kernel
 from sciopt.kernels import NTK, AbstractKernel, DenseNetwork
@@ -109,6 +110,8 @@ class ExhaustiveRanking(AbstractSearch):
         ridge: see `fit_surrogate`.
         dtype: of the kernel.
         rtol: of an iterative solve.
+        symmetry: designs of equal score, such as `ReverseComplement`: predictions are averaged over both, one of them is
+            proposed, and none whose image is visible.
 
     Example:
         >>> from sciopt.domains.offline import evaluate_batch, nk_landscape
@@ -122,6 +125,7 @@ class ExhaustiveRanking(AbstractSearch):
     ridge: float = 1e-6
     dtype: torch.dtype = torch.float32
     rtol: float | None = 1e-3
+    symmetry: AbstractSymmetry | None = None
 
     def __post_init__(self) -> None:
         check_option("ExhaustiveRanking", "ridge", self.ridge, self.ridge > 0, "> 0", "1e-6 is a good start.")
@@ -138,6 +142,9 @@ class ExhaustiveRanking(AbstractSearch):
         """See `AbstractSearch.propose`; nothing is drawn at random."""
         check_request("ExhaustiveRanking", table, count, pool)
         candidates = without(space.everything() if pool is None else pool, table.designs)
+        if self.symmetry is not None:
+            candidates = without(candidates, self.symmetry.image(space, table.designs))
+            candidates = one_of_each(self.symmetry, space, candidates)
         if len(candidates) < count:
             raise ValueError(
                 f"ExhaustiveRanking: expected at least `count` = {count} allowed designs outside the table, got "
@@ -145,5 +152,7 @@ class ExhaustiveRanking(AbstractSearch):
             )
         surrogate = fit_surrogate(space, table, kernel=self.kernel, ridge=self.ridge, dtype=self.dtype, rtol=self.rtol)
         predicted = surrogate.predict(candidates)
+        if self.symmetry is not None:
+            predicted = 0.5 * (predicted + surrogate.predict(self.symmetry.image(space, candidates)))
         order = predicted.argsort(descending=True, stable=True)[:count]
         return Proposal(designs=candidates[order], predicted=predicted[order])

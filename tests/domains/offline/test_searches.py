@@ -10,6 +10,7 @@ from sciopt.domains.offline import (
     ExhaustiveRanking,
     MutateTheBest,
     RandomSearch,
+    ReverseComplement,
     Table,
     evaluate_batch,
     fit_surrogate,
@@ -63,6 +64,21 @@ def test_surrogates_interpolate_and_merge_duplicates() -> None:
     surrogate = fit_surrogate(TASK.space, double)
     assert len(surrogate.fit.points) == len(table)
     torch.testing.assert_close(surrogate.predict(table.designs), table.scores + 0.1, rtol=0, atol=1e-3)
+
+
+def test_symmetric_designs_are_predicted_alike_and_proposed_once() -> None:
+    space, strands = TASK.space, ReverseComplement()
+    every = space.everything()
+    assert torch.equal(strands.image(space, strands.image(space, every)), every)
+    scores = TASK.score(every) + TASK.score(strands.image(space, every))
+    low = torch.nonzero(scores <= scores.quantile(0.5)).squeeze(-1)
+    table = Table(designs=every[low], scores=scores[low])
+    made = ExhaustiveRanking(symmetry=strands).propose(space, table, 64, generator=torch.Generator()).designs
+    image = space.number(strands.image(space, made))
+    assert not bool(torch.isin(image[image != space.number(made)], space.number(made)).any())
+    assert len(without(strands.image(space, made), table.designs)) == 64
+    with pytest.raises(ValueError, match="to pair the letters 01"):
+        strands.image(nk_landscape(length=2, neighbours=0).space, torch.zeros(1, 2, dtype=torch.int64))
 
 
 def test_small_tools() -> None:
