@@ -53,3 +53,19 @@ def test_page_on_conformation_runs():
     fit = names["fit"]
     assert fit.rmsd_before.mean() > 0.12 and fit.rmsd_after.mean() < 0.075
     assert fit.energy_before > 0.59 and fit.energy_after < 0.12
+
+
+def test_page_on_implicit_layers_runs():
+    """As the page on topology; what its comments state in closed form holds."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "implicit.md").read_text(), flags=re.DOTALL)
+    names: dict = {"print": lambda *words: None}
+    for code in blocks:
+        exec(code, names)
+    assert 0 < names["radius"].max() < 1
+    time, g = (40 / 9.81) ** 0.5, names["g"]
+    torch.testing.assert_close(names["time"].item(), time, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(g.grad.item(), -time / (2 * 9.81), rtol=1e-6, atol=0.0)
+    # Robertson's product at t = 100, SciPy's Radau at rtol 1e-12
+    torch.testing.assert_close(names["course"].value[-1, 2].item(), 0.382758964, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(names["inside"], (-names["p"]).clamp(min=0.0).detach(), rtol=0.0, atol=1e-7)
+    torch.testing.assert_close(names["p"].grad, -(names["p"] < 0).double(), rtol=0.0, atol=1e-4)
