@@ -108,6 +108,8 @@ def respond(
     check_finite(owner, "init", init_leaves)
     check_batch(problem, init_leaves)
     layout, x0 = ravel(problem.start(init, outer_params), problem.batch_ndim)
+    if isinstance(problem, InitialValue):
+        problem.check(layout.batch_shape, layout.size)
     x0 = x0.clone()  # so that neither the value nor the graph shares memory with the caller's `init`
     leaves, spec = pytree.tree_flatten(outer_params)
     system = System(problem=problem, layout=layout, outer_spec=spec, num_outer=len(leaves))

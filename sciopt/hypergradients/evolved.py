@@ -30,7 +30,6 @@ def respond_evolved(
     """The flat solution of an `InitialValue`, attached by the derivative of the steps that were taken."""
     problem, solver = request.system.problem, request.solver
     assert isinstance(problem, InitialValue) and isinstance(solver, AbstractStepper)
-    problem.check(request.system.layout.batch_shape, request.system.layout.size)
     if isinstance(solver, AbstractOneStep):
         moving = carries_derivative(problem.times)
         kept = any(carries_derivative(t) for t in (x0, *args))

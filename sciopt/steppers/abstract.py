@@ -61,13 +61,15 @@ class AbstractOneStep(AbstractStepper):
 
     ``order`` is the order of convergence; ``error_order`` the power of h with which the error estimate falls (5 for a 5(4)
     pair), 0 for methods without an estimate, which need ``num_steps``; ``dense_order`` the order of `interpolate`;
-    ``first_same`` tells that ``end`` saves the next step an evaluation.
+    ``first_same`` tells that ``end`` saves the next step an evaluation; ``takes_mass`` that the method solves problems with a
+    mass matrix.
     """
 
     order: ClassVar[int]
     error_order: ClassVar[int]
     dense_order: ClassVar[int]
     first_same: ClassVar[bool] = False
+    takes_mass: ClassVar[bool] = False
     rtol: float | None
     atol: float | None
     max_steps: int

@@ -78,6 +78,11 @@ class Run:
     ) -> None:
         lean = not under_transform() and not any(is_wrapped(c) for c in system.captured)
         field = Field(system, args, lean=lean)
+        if field.mass is not None and not type(stepper).takes_mass:
+            raise ValueError(
+                f"{type(stepper).__name__}: expected a problem without `mass`, got a matrix {tuple(field.mass.shape)}. Use "
+                "Rodas5P or Kvaerno5, or multiply the right-hand side by its inverse."
+            )
         self.stepper, self.system, self.keep = stepper, system, keep
         self.field, self.shape = field, system.batch_shape
         y = x.reshape(field.rows, field.size)
@@ -87,7 +92,7 @@ class Run:
         count = y.shape[0]
         self.control = Controller.of(stepper, y, times[-1] - times[0])
         self.rows: Tensor | None = None  # of the whole batch that still run; None: all
-        self.code = torch.where(self.sound(times), RUNNING, int(Status.INFEASIBLE))
+        self.code = torch.where(field.sound(), RUNNING, int(Status.INFEASIBLE))
         self.steps = torch.zeros(count, dtype=torch.int64, device=y.device)
         self.tries = torch.full_like(self.steps, -1)
         self.evaluations = torch.zeros_like(self.steps)
@@ -113,12 +118,6 @@ class Run:
             return None
         sign = torch.sign(times[-1] - times[0])
         return (between * sign).T.contiguous()
-
-    def sound(self, times: Tensor) -> Tensor:
-        """Which rows have finite times that do not turn back."""
-        steps = times.diff(dim=0)
-        monotone = (steps >= 0).all(0) | (steps <= 0).all(0)
-        return monotone & torch.isfinite(times).all(0)
 
     def begin(self, y: Tensor, t: Tensor) -> Progress:
         """The first slope and step of every row."""

@@ -55,6 +55,7 @@ class Field:
         self._leaf_shape = (*layout.batch_shape, *layout.shapes[0]) if leaf else None
         self._same = leaf and self._leaf_shape == (self.rows, self.size)
         self._outer = system.outer(self.args)
+        self.mass = self._bound_mass()
 
     def bind(self, args: Sequence[Tensor], *, lean: bool = False, bare: bool = False) -> Field:
         """The same field with other arguments."""
@@ -71,7 +72,8 @@ class Field:
             return self._mapped(self._dynamics, t, y)
         leaf = self._leaf_shape
         if leaf is None:
-            return self._dynamics(self.system.layout.unflatten(y.reshape(*self.shape, self.size)), self._outer, t)
+            inner = self.system.layout.unflatten(y.reshape(*self.shape, self.size))
+            return self._dynamics(inner, self._outer, t).reshape(self.rows, self.size)
         out = self.problem.dynamics(t.reshape(self._time_shape), y if self._same else y.reshape(leaf), self._outer)
         if not isinstance(out, Tensor) or out.shape != leaf or out.dtype != y.dtype:
             out = self._checked(out, y)
@@ -119,7 +121,21 @@ class Field:
         return self._mapped(flat, t, y, extra=-1)
 
     def times(self, like: Tensor) -> Tensor:
-        """Output times ``(k, rows)``, differentiable."""
+        """Output times ``(k, rows)``, differentiable; all at the start for rows whose times are not `sound`."""
+        times = self._times(like)
+        if self.problem.times.ndim == 1 and not self.system.lanes:
+            return times  # looked at when the problem was stated
+        return torch.where(self.sound(times.detach()), times, torch.nan_to_num(times[:1].detach(), 0.0, 0.0, 0.0))
+
+    def sound(self, times: Tensor | None = None) -> Tensor:
+        """Which rows have finite times that do not turn back, ``(rows,)``."""
+        if times is None:
+            with torch.no_grad():
+                times = self._times(self.args[0].new_zeros(self.rows, self.size))
+        steps = times.diff(dim=0)
+        return ((steps >= 0).all(0) | (steps <= 0).all(0)) & torch.isfinite(times).all(0)
+
+    def _times(self, like: Tensor) -> Tensor:
         y = like.reshape(*self.shape, self.size)
 
         def flat(inner: Tree, outer: Tree) -> Tensor:
@@ -131,10 +147,18 @@ class Field:
         out = flat(None, None) if self.direct else self.system.call(flat, y, self.args)
         return out.reshape(self.rows, -1).movedim(-1, 0)
 
-    @property
-    def mass(self) -> Tensor | None:
-        """The mass matrix ``(n, n)``, or None."""
-        return self.problem.mass
+    def _bound_mass(self) -> Tensor | None:
+        """The mass matrix ``(n, n)``, as an argument where it carries a derivative; None when there is none."""
+        mass, count = self.problem.mass, self.system.num_outer
+        for i, captured in enumerate(self.system.captured):
+            if captured is mass:
+                if any(dims[count + i] is not None for dims in self.system.lanes):
+                    raise ValueError(
+                        "InitialValue: expected one `mass` for all problems of a vmap, got a batch of them. Multiply the "
+                        "right-hand side by their inverses."
+                    )
+                return self.args[count + i]
+        return mass
 
     def _mapped(self, flat: Any, t: Tensor, y: Tensor, extra: int = 0) -> Tensor:
         """Call ``flat(inner, outer, t)`` through the batch dimensions and the vmap levels."""

@@ -72,6 +72,7 @@ class Kvaerno5(AbstractOneStep):
     order: ClassVar[int] = 5
     error_order: ClassVar[int] = 5
     dense_order: ClassVar[int] = 2
+    takes_mass: ClassVar[bool] = True
     rtol: float | None = None
     atol: float | None = None
     max_steps: int = 10_000

@@ -59,6 +59,7 @@ class Rodas5P(AbstractOneStep):
     order: ClassVar[int] = 5
     error_order: ClassVar[int] = 5
     dense_order: ClassVar[int] = 4
+    takes_mass: ClassVar[bool] = True
     rtol: float | None = None
     atol: float | None = None
     max_steps: int = 10_000
@@ -71,7 +72,8 @@ class Rodas5P(AbstractOneStep):
 
     def attempt(self, field: Field, t: Tensor, h: Tensor, y: Tensor, start: Tensor | None = None) -> Attempt:
         """See `AbstractOneStep.attempt`."""
-        if not field.lean or h.requires_grad or (torch.is_grad_enabled() and under_transform()):
+        moving = h.requires_grad or (field.mass is not None and field.mass.requires_grad)
+        if not field.lean or (torch.is_grad_enabled() and (moving or under_transform())):
             stages = plain_stages(field, t, h, y)
         elif torch.is_grad_enabled():
             stages = Stages.apply(field, t, h, y, *field.args).permute(1, 2, 0)

@@ -120,7 +120,7 @@ def recorded_attempt(tableau: Tableau, field: Field, t: Tensor, h: Tensor, y: Te
     if field.bare:
         return Attempt(moved)
     dense = h.reshape(-1, 1, 1) * torch.stack(ks, 1)
-    error = None if table.error is None else (dense.mT @ table.error)
+    error = None if table.error is None else (table.error.unsqueeze(-1) * dense).sum(-2)
     return Attempt(moved, error, (dense,), None, ks[-1] if tableau.last else None)
 
 
