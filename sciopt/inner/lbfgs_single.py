@@ -92,7 +92,8 @@ def solve_single(solver: LBFGS, oracle: Oracle, x: Tensor, rtol: float) -> Solut
     rows = x.new_zeros(2 * m + 3, n)  # s, y, and the direction, change and gradient of the trial
     pairs = Pairs(m)
     norm = start = best = sqrt(gg) if gg >= 0 else gg
-    direction, descent, length = -gamma * grad, -gamma * gg, 1.0
+    direction, descent = limited(solver, -gamma * grad, -gamma * gg)
+    length = 1.0
     reach = RUNAWAY * max(sqrt(xx), 1.0) if isfinite(xx) else inf
     curvature, floor, rejections, stale, steps = inf, 0.0, 0, 0, 0
     code = verdict(Status.RUNNING, norm, solver.atol + rtol * start, floor)
@@ -148,12 +149,13 @@ def solve_single(solver: LBFGS, oracle: Oracle, x: Tensor, rtol: float) -> Solut
             if descent < 0:
                 combination = torch.tensor(weights, dtype=x.dtype, device=x.device)
                 direction = torch.addmv(grad, rows[: 2 * m].T, combination, beta=-gamma, alpha=-1)
+                direction, descent = limited(solver, direction, descent)
         else:
             length *= shortening(f, slope, length, trial_f, dg)
         if (accept and not descent < 0) or (not plain and rejections >= RESET_AFTER):
             pairs.slots.clear()
             rejections, length = 0, 1.0
-            direction, descent = -gamma * grad, -gamma * norm * norm
+            direction, descent = limited(solver, -gamma * grad, -gamma * norm * norm)
         stuck = rejections >= STUCK_AFTER
         stale = 0 if gained else stale + accept
         bound = 10 * eps * curvature * sqrt(xx) if (accept or stuck) and isfinite(curvature) else 0.0
@@ -181,6 +183,15 @@ def solve_single(solver: LBFGS, oracle: Oracle, x: Tensor, rtol: float) -> Solut
     }
     count = torch.tensor(steps, device=x.device)
     return Solution(value=x, status_code=status, residual_norm=scalar(norm), num_steps=count, state=state)
+
+
+def limited(solver: LBFGS, direction: Tensor, descent: float) -> tuple[Tensor, float]:
+    """The direction, shortened to ``max_change`` in its largest entry, and its slope."""
+    if solver.max_change is None:
+        return direction, descent
+    largest = float(direction.abs().max())
+    factor = min(1.0, solver.max_change / largest) if largest > 0 else 1.0
+    return direction * factor, descent * factor
 
 
 def verdict(code: Status, norm: float, limit: float, floor: float) -> Status:

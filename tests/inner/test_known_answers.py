@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -386,3 +389,17 @@ def test_easy_rows_are_unharmed_by_a_hard_one() -> None:
         easy = solve(solver, problem, torch.zeros(2, 2, dtype=torch.float64), scales[[0, 2]])
         assert torch.equal(batch.value[[0, 2]], easy.value)
         assert torch.equal(batch.num_steps[[0, 2]], easy.num_steps)
+
+
+@pytest.mark.parametrize("batch_ndim", [0, 1])
+def test_lbfgs_moves_no_unknown_by_more_than_max_change(batch_ndim):
+    """From the valley of 0 a long step would land in another valley of the cosine."""
+    problem = Minimize(lambda x, phi: (1e-3 * x**2 - 20 * torch.cos(x - phi)).sum(-1), batch_ndim=batch_ndim)
+    start = torch.full((1,) * batch_ndim + (3,), 0.5, dtype=torch.float64)
+    seen = []
+    watched = replace(problem, inner_loss=lambda x, phi: seen.append(x.detach().clone()) or problem.inner_loss(x, phi))
+    phi = torch.tensor([2.5, 2.0, 1.5], dtype=torch.float64)
+    found = solve(LBFGS(max_change=0.25), watched, start, phi)
+    assert found.status is Status.CONVERGED
+    torch.testing.assert_close(found.value, phi.expand_as(start), rtol=0, atol=1e-3)
+    assert max(float((b - a).abs().max()) for a, b in pairwise(seen)) <= 0.25 + 1e-12
