@@ -76,12 +76,13 @@ class Sampling:
 def embed(mol: Chem.Mol, count: int, seed: int, sampling: Sampling) -> tuple[Tensor, str]:
     """ETKDG conformers ``(C, N, 3)`` with C at most ``count``, and why there are fewer, or an empty text.
 
-    Conformer i is seeded with ``seed + i``, whatever the slices that they are embedded in.
+    Conformer i is seeded with ``seed + i``, whatever the slices that they are embedded in. ^C, which RDKit takes for itself
+    while it embeds, raises KeyboardInterrupt here.
     """
     work, found, done = Chem.Mol(mol), [], 0
     settings: Any = rdDistGeom.ETKDGv3()
     settings.maxIterations, settings.numThreads = sampling.max_attempts, torch.get_num_threads()
-    settings.enableSequentialRandomSeeds = True
+    settings.enableSequentialRandomSeeds = settings.trackFailures = True
     started, spent, share = time.monotonic(), 0.0, 1
     while done < count:
         left = sampling.max_seconds - spent
@@ -92,7 +93,9 @@ def embed(mol: Chem.Mol, count: int, seed: int, sampling: Sampling) -> tuple[Ten
         settings.randomSeed = seed + done
         try:
             with rdBase.BlockLogs():
-                rdDistGeom.EmbedMultipleConfs(work, min(share, count - done), settings)
+                asked = min(share, count - done)
+                if not rdDistGeom.EmbedMultipleConfs(work, asked, settings) and cancelled(mol, settings, asked):
+                    raise KeyboardInterrupt
         except (RuntimeError, ValueError) as error:
             return _empty(mol), f"ETKDG refused the molecule: {str(error).strip().splitlines()[0]}"
         spent = time.monotonic() - started
@@ -116,6 +119,32 @@ def embed(mol: Chem.Mol, count: int, seed: int, sampling: Sampling) -> tuple[Ten
     positions = positions[torch.isfinite(positions).all(-1).all(-1)]
     short = f"ETKDG embedded {positions.shape[0]} of {count} starts{late}"
     return positions, short if positions.shape[0] < count else ""
+
+
+def cancelled(mol: Chem.Mol, settings: Any, asked: int) -> bool:
+    """Whether an embedding that gave nothing was cut short by ^C, which RDKit catches and tells by a line of its log alone.
+
+    All attempts are counted when they have failed, and so is a timeout. Fewer mean ^C, or bounds that admit no start, whose
+    attempts are not counted at all: one more attempt tells which.
+    """
+    count = failures(settings)
+    if count is None or count >= asked * settings.maxIterations:
+        return False
+    if count > 0:
+        return True
+    once: Any = rdDistGeom.ETKDGv3()
+    once.randomSeed, once.maxIterations, once.useRandomCoords = 1, 1, settings.useRandomCoords
+    once.timeout, once.trackFailures = 2, True
+    return bool(rdDistGeom.EmbedMultipleConfs(Chem.Mol(mol), 1, once)) or failures(once) != 0
+
+
+def failures(settings: Any) -> float | None:
+    """Attempts that failed in the last embedding, infinite after a timeout; None where RDKit has no timeouts yet."""
+    timeout = rdDistGeom.EmbedFailureCauses.names.get("EXCEEDED_TIMEOUT")
+    if timeout is None:
+        return None
+    counts = list(settings.GetFailureCounts())
+    return math.inf if len(counts) > int(timeout) and counts[int(timeout)] else sum(counts)
 
 
 def _empty(mol: Chem.Mol) -> Tensor:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rdkit import Chem
 
 from sciopt.cli import main
 from sciopt.domains.conformation import generation, read_sdf_ensembles
-from sciopt.domains.conformation.generation import stream
+from sciopt.domains.conformation.generation import Sampling, stream
+from sciopt.domains.conformation.generation.sampling import embed
 
 ROOT = Path(__file__).parents[3]
 ETHANE_SDF = """ethane
@@ -166,3 +168,45 @@ def test_a_real_process_stops_at_ctrl_c_without_clutter():
     assert process.returncode == 130, err
     assert "the finished molecules are in" in err and "Traceback" not in err and "start/s" not in err
     assert read_sdf_ensembles(Path("many.sdf")).num_conformers > 0 and not list(Path().glob(".many*"))
+
+
+LONG = "N[C@@H](C)C(=O)" * 60 + "O"  # 603 atoms: RDKit embeds for minutes
+
+
+def test_ctrl_c_ends_an_embedding_that_rdkit_would_go_on_with():
+    """RDKit takes ^C for itself while it embeds, and goes on as if the molecule had no geometry."""
+    Path("long.smi").write_text(f"CO\n{LONG}\nCC\n")
+    script = (
+        "import sys, threading, os, signal\n"
+        "from sciopt.domains.conformation.generation import stream\n"
+        "stream.WINDOW, true = 1, stream.embed\n"
+        "def embed(mol, *rest):\n"
+        "    if mol.GetNumAtoms() > 600:\n"
+        "        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "    return true(mol, *rest)\n"
+        "stream.embed = embed\n"
+        "from sciopt.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "conformers", str(Path("long.smi").resolve()), "-n", "2", "-o", "long.sdf"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "stopped by ^C; the finished molecules are in long.sdf; 2 molecules not done" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [item.record.smiles for item in read_sdf_ensembles(Path("long.sdf")).sets] == ["CO"]
+
+
+def test_embeddings_that_fail_are_not_taken_for_interrupted():
+    """Nothing comes out of any: attempts that all fail, bounds that admit no start, a timeout."""
+    for smiles, sampling in (
+        ("C[C@@]12C[C@H]1[C@@]2(C)C", Sampling(max_attempts=3)),
+        ("C1CC2CCC1C#C2", Sampling(max_attempts=2)),
+        (LONG, Sampling(max_seconds=1)),
+    ):
+        positions, reason = embed(Chem.AddHs(Chem.MolFromSmiles(smiles)), 3, 0, sampling)
+        assert len(positions) == 0 and reason.startswith("ETKDG found no geometry")
