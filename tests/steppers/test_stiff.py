@@ -11,7 +11,7 @@ from sciopt import InitialValue, Status, best_response
 from sciopt.domains.implicit import hires, oregonator, robertson, robertson_dae, van_der_pol
 from sciopt.hypergradients import ForwardUnrolled, Unrolled
 from sciopt.inner import Newton
-from sciopt.steppers import Kvaerno5, Rodas5P, consistent_start
+from sciopt.steppers import Kvaerno5, Rodas5P, Tsit5, consistent_start
 from sciopt.steppers.engine import march
 from tests.steppers.stiff_reference import kvaerno5_step, rodas5p_step, textbook_rodas5p
 
@@ -196,6 +196,48 @@ def test_regular_mass_matrix_is_its_inverse(method):
     torch.testing.assert_close(weighted[1], plain[1], rtol=1e-3, atol=0)  # interpolated, to lower order
     grads = [torch.autograd.grad(v[-1].sum(), phi)[0] for v in (weighted, plain)]
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-6, atol=0)
+
+
+@each_method
+def test_derivatives_in_the_mass_matrix(method):
+    """y = exp(-M^-1 t) y0: against the matrix exponential, by backward passes of first and second order and by `jvp`."""
+    start, mass = double(1.0, 2.0), double(2.0, 0.5, 0.3, 1.0).reshape(2, 2)
+    times, weights = double(0.0, 0.7), double(1.0, -0.4)
+
+    def ours(mass: Tensor) -> Tensor:
+        problem = InitialValue(lambda t, y, phi: -phi * y, times, mass=mass)
+        return best_response(problem, double(1.0), init=start, solver=method(rtol=1e-9, atol=1e-12)).value[-1] @ weights
+
+    def exact(mass: Tensor) -> Tensor:
+        return torch.linalg.matrix_exp(-0.7 * torch.linalg.inv(mass)) @ start @ weights
+
+    for transform in (torch.func.grad, lambda f: lambda m: torch.func.jvp(f, (m,), (torch.ones_like(m),))[1]):
+        torch.testing.assert_close(transform(ours)(mass), transform(exact)(mass), rtol=1e-6, atol=1e-8)
+    answers = []
+    for function in (ours, exact):
+        leaf = mass.clone().requires_grad_()
+        (first,) = torch.autograd.grad(function(leaf), leaf)
+        (again,) = torch.autograd.grad(function(leaf), leaf, create_graph=True)
+        answers.append((first, *torch.autograd.grad(again.square().sum(), leaf)))
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-6, atol=1e-8)
+    with pytest.raises(ValueError, match="a problem without `mass`"):
+        problem = InitialValue(lambda t, y, phi: -phi * y, times, mass=mass)
+        best_response(problem, double(1.0), init=start, solver=Tsit5())
+
+
+@each_method
+def test_trees_without_a_batch(method):
+    problem = InitialValue(lambda t, y, k: {"a": -k * y["a"], "b": k * y["a"] - y["b"]}, double(0.0, 0.5, 1.0))
+    phi = double(1.5).requires_grad_()
+    start = {"a": double(1.0), "b": double(0.0, 1.0)}
+    value = best_response(problem, phi, init=start, solver=method(rtol=1e-9, atol=1e-12)).value
+
+    def exact(k: Tensor) -> Tensor:
+        return k / (k - 1) * (torch.exp(-problem.times) - torch.exp(-k * problem.times))
+
+    torch.testing.assert_close(value["b"][:, 0], exact(phi), rtol=1e-7, atol=1e-9)
+    ours, truth = (torch.autograd.grad(b.sum(), phi)[0] for b in (value["b"][:, 0], exact(phi)))
+    torch.testing.assert_close(ours, truth, rtol=1e-6, atol=0)
 
 
 def test_starts_that_are_not_consistent():
