@@ -1,5 +1,6 @@
 """Offline design: propose the next batch from a table of old results."""
 
+from sciopt.domains.offline.ascent import Ensemble, GradientAscent, train_ensemble
 from sciopt.domains.offline.baselines import MutateTheBest, RandomSearch
 from sciopt.domains.offline.bdi import BDI, BidirectionalProblem, bidirectional_problem
 from sciopt.domains.offline.ehrlich import Ehrlich
@@ -34,7 +35,9 @@ __all__ = [
     "BidirectionalProblem",
     "CategoricalSpace",
     "Ehrlich",
+    "Ensemble",
     "ExhaustiveRanking",
+    "GradientAscent",
     "LogitRelaxation",
     "MutateTheBest",
     "Proposal",
@@ -56,5 +59,6 @@ __all__ = [
     "rough_mount_fuji",
     "standardised",
     "tf_bind_8",
+    "train_ensemble",
     "transcription_factors",
 ]

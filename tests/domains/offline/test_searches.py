@@ -8,6 +8,7 @@ import torch
 from sciopt.domains.offline import (
     BDI,
     ExhaustiveRanking,
+    GradientAscent,
     MutateTheBest,
     RandomSearch,
     ReverseComplement,
@@ -16,8 +17,10 @@ from sciopt.domains.offline import (
     fit_surrogate,
     hamming,
     nk_landscape,
+    train_ensemble,
 )
 from sciopt.domains.offline.search import nearest_allowed, without
+from tests.helpers import randn
 
 TASK = nk_landscape(length=5, neighbours=0, alphabet="ACGT", seed=2)
 
@@ -48,6 +51,33 @@ def test_ranking_finds_the_best_of_an_additive_landscape() -> None:
     torch.testing.assert_close(surrogate.predict(made.designs), made.predicted, rtol=1e-9, atol=1e-9)
     others = surrogate.predict(without(TASK.space.everything(), torch.cat([table.designs, made.designs])))
     assert float(others.max()) <= float(made.predicted.min())
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        GradientAscent(train_steps=150, num_steps=60),
+        GradientAscent(members=3, least=True, train_steps=150, num_steps=60),
+    ],
+    ids=["one", "least"],
+)
+def test_ascent_climbs_what_it_has_learned(search) -> None:
+    table = TASK.visible()
+    made = search.propose(TASK.space, table, 16, generator=torch.Generator().manual_seed(3))
+    report = evaluate_batch(TASK, made.designs)
+    assert report.median > evaluate_batch(TASK, table.best(16)).best
+    assert made.predicted is not None and float(made.predicted.min()) > float(table.scores.mean())
+
+
+def test_ensembles_are_their_members(generator: torch.Generator) -> None:
+    x, y = randn(60, 3, generator=generator), randn(60, generator=generator)
+    nets = train_ensemble(x, y, members=3, hidden=8, max_steps=40, generator=generator)
+    assert nets.status.name == "MAX_STEPS" and nets.loss.shape == (3,)
+    torch.testing.assert_close((nets.predict(x) - y).square().mean(-1), nets.loss)
+    assert len(set(nets.loss.tolist())) == 3
+    second = {name: value[1] for name, value in nets.weights.items()}
+    hidden = torch.relu(torch.relu(x @ second["w0"] + second["b0"]) @ second["w1"] + second["b1"])
+    torch.testing.assert_close((hidden @ second["w2"] + second["b2"]).squeeze(-1), nets.predict(x)[1])
 
 
 def test_mutants_are_near_their_parents() -> None:
