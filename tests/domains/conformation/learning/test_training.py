@@ -227,3 +227,16 @@ def test_many_molecules_are_sampled_at_once(result):
     assert all(torch.equal(a.positions, b.positions) for a, b in zip(made, again, strict=True))
     with pytest.raises(ValueError, match="one of `counts`"):
         sample_many(result.model, mols, [1])
+
+
+def test_training_goes_on_from_given_weights(known, tmp_path):
+    quick = replace(CONFIG, objective=TwoStage(), epochs=1, learning_rate=1e-12)
+    base = train(known, replace(quick, epochs=4, learning_rate=5e-3))
+    more = train(known, quick, initial=base.model, folder=tmp_path)
+    assert more.history[0].likelihood < base.history[1].likelihood  # not from the beginning
+    for name, tensor in base.model.state_dict().items():
+        torch.testing.assert_close(more.model.state_dict()[name], tensor, rtol=0, atol=1e-9)
+    with pytest.raises(CheckpointError, match="`initial`"):
+        train(known, quick, folder=tmp_path)
+    with pytest.raises(ValueError, match="`initial` of the configured sizes"):
+        train(known, replace(quick, model=ModelConfig(hidden=8)), initial=base.model)
