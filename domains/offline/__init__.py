@@ -4,6 +4,7 @@ from sciopt.domains.offline.ascent import Ensemble, GradientAscent, train_ensemb
 from sciopt.domains.offline.baselines import MutateTheBest, RandomSearch
 from sciopt.domains.offline.bdi import BDI, BidirectionalProblem, bidirectional_problem
 from sciopt.domains.offline.ehrlich import Ehrlich
+from sciopt.domains.offline.evolution import EvolutionarySearch
 from sciopt.domains.offline.landscapes import nk_landscape, rough_mount_fuji
 from sciopt.domains.offline.measured import gb1, tf_bind_8, transcription_factors
 from sciopt.domains.offline.metrics import BatchReport, evaluate_batch, hamming, normalised
@@ -36,6 +37,7 @@ __all__ = [
     "CategoricalSpace",
     "Ehrlich",
     "Ensemble",
+    "EvolutionarySearch",
     "ExhaustiveRanking",
     "GradientAscent",
     "LogitRelaxation",

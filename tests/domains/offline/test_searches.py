@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sciopt.domains.offline import (
     BDI,
+    EvolutionarySearch,
     ExhaustiveRanking,
     GradientAscent,
     MutateTheBest,
@@ -26,7 +29,9 @@ TASK = nk_landscape(length=5, neighbours=0, alphabet="ACGT", seed=2)
 
 
 @pytest.mark.parametrize(
-    "search", [RandomSearch(), MutateTheBest(), ExhaustiveRanking()], ids=lambda s: type(s).__name__
+    "search",
+    [RandomSearch(), MutateTheBest(), ExhaustiveRanking(), EvolutionarySearch(rounds=8)],
+    ids=lambda s: type(s).__name__,
 )
 def test_batches_are_new_different_allowed_and_repeatable(search) -> None:
     table = TASK.visible()
@@ -109,6 +114,20 @@ def test_symmetric_designs_are_predicted_alike_and_proposed_once() -> None:
     assert len(without(strands.image(space, made), table.designs)) == 64
     with pytest.raises(ValueError, match="to pair the letters 01"):
         strands.image(nk_landscape(length=2, neighbours=0).space, torch.zeros(1, 2, dtype=torch.int64))
+
+
+def test_evolution_reaches_what_ranking_finds_and_keeps_to_constraints() -> None:
+    table, space = TASK.visible(), TASK.space
+    ranked = ExhaustiveRanking().propose(space, table, 32, generator=torch.Generator())
+    search = EvolutionarySearch(rounds=20, children=512)
+    made = search.propose(space, table, 32, generator=torch.Generator().manual_seed(0))
+    assert len(without(made.designs, ranked.designs)) <= 1
+    odd = replace(search, allowed=lambda designs: designs.sum(-1) % 2 == 1)
+    constrained = odd.propose(space, table, 32, generator=torch.Generator().manual_seed(0))
+    assert bool((constrained.designs.sum(-1) % 2 == 1).all())
+    nothing = replace(search, rounds=2, allowed=lambda designs: designs.sum(-1) < 0)
+    with pytest.raises(ValueError, match="got 0. Propose fewer"):
+        nothing.propose(space, table, 32, generator=torch.Generator())
 
 
 def test_small_tools() -> None:

@@ -1,0 +1,120 @@
+"""Search on the real design space, led by a kernel surrogate: for spaces too large to rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sciopt.checks import check_option
+from sciopt.domains.offline.ranking import fit_surrogate
+from sciopt.domains.offline.search import AbstractSearch, Proposal, check_request, without
+from sciopt.domains.offline.spaces import CategoricalSpace
+from sciopt.domains.offline.task import Table
+from sciopt.kernels import NTK, AbstractKernel, DenseNetwork
+
+__all__ = ["EvolutionarySearch"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EvolutionarySearch(AbstractSearch):
+    """Mutants and crossovers of the best, ranked by the surrogate, round after round; designs stay designs.
+
+    Starts from the best visible designs. Each round recombines the population, mutates the children, and keeps the highest
+    predictions among old and new; it ends when a round changes nothing among the best, or after ``rounds``. The batch is the
+    best of all that was met and is not visible. Costs ``rounds * children * rows`` kernel values.
+
+    Args:
+        kernel: of the surrogate.
+        ridge: see `fit_surrogate`.
+        population: designs kept from round to round, at least the size of the batch is kept.
+        children: new designs in each round.
+        mutations: mean number of mutations of a child, > 0.
+        rounds: largest number.
+        allowed: ``designs (n, length) -> bool (n,)``, known constraints such as feasibility; None: everything.
+        dtype: of the kernel.
+
+    Raises:
+        ValueError: for options out of range, or constraints that leave too few designs.
+
+    Example:
+        >>> from sciopt.domains.offline import evaluate_batch, nk_landscape
+        >>> task = nk_landscape(length=8, neighbours=0)
+        >>> made = EvolutionarySearch(rounds=10).propose(
+        ...     task.space, task.visible(), 4, generator=torch.Generator().manual_seed(0)
+        ... )
+        >>> evaluate_batch(task, made.designs).best
+        1.0
+    """
+
+    kernel: AbstractKernel = field(default_factory=lambda: NTK(DenseNetwork(hidden_layers=5)))
+    ridge: float = 1e-6
+    population: int = 256
+    children: int = 1024
+    mutations: float = 1.0
+    rounds: int = 50
+    allowed: Callable[[Tensor], Tensor] | None = None
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        for name in ("population", "children", "rounds"):
+            value = getattr(self, name)
+            check_option("EvolutionarySearch", name, value, value >= 1, ">= 1", "Leave the default.")
+        check_option("EvolutionarySearch", "mutations", self.mutations, self.mutations > 0, "> 0", "1 is a good start.")
+
+    def propose(
+        self,
+        space: CategoricalSpace,
+        table: Table,
+        count: int,
+        *,
+        generator: torch.Generator,
+        pool: Tensor | None = None,
+    ) -> Proposal:
+        """See `AbstractSearch.propose`."""
+        check_request("EvolutionarySearch", table, count, pool)
+        surrogate = fit_surrogate(space, table, kernel=self.kernel, ridge=self.ridge, dtype=self.dtype, rtol=1e-3)
+        keep = max(self.population, 2 * count)
+        parents = table.best(keep)
+        met = torch.empty(0, space.length, dtype=torch.int64)
+        predicted = torch.empty(0, dtype=torch.float64)
+        quiet = 0
+        for _ in range(self.rounds):
+            fresh = self._children(space, parents, generator)
+            fresh = without(fresh, torch.cat([table.designs, met]))
+            if self.allowed is not None:
+                fresh = fresh[self.allowed(fresh)]
+            if pool is not None:
+                fresh = fresh[torch.isin(space.number(fresh), space.number(pool))]
+            if len(fresh):
+                met = torch.cat([met, fresh])
+                predicted = torch.cat([predicted, surrogate.predict(fresh)])
+            order = predicted.argsort(descending=True, stable=True)[:keep]
+            changed = bool((order[:count] >= len(met) - len(fresh)).any())
+            met, predicted = met[order], predicted[order]
+            parents = torch.cat([met, table.best(max(8, keep - len(met)))])
+            quiet = 0 if changed or len(met) < count else quiet + 1
+            if quiet == 5:
+                break
+        if len(met) < count:
+            raise ValueError(
+                f"EvolutionarySearch: expected `count` = {count} allowed designs outside the table, got {len(met)}. Propose "
+                "fewer, raise `rounds` or `children`, or loosen `allowed` or the pool."
+            )
+        return Proposal(designs=met[:count], predicted=predicted[:count])
+
+    def _children(self, space: CategoricalSpace, parents: Tensor, generator: torch.Generator) -> Tensor:
+        """Recombined and mutated designs ``(children, length)``, better parents more often."""
+        size, length = (self.children, len(parents)), space.length
+        one, two = ((torch.rand(size[0], generator=generator).square() * size[1]).long() for _ in range(2))
+        cut = torch.randint(0, length + 1, (size[0], 2), generator=generator).sort(-1).values
+        place = torch.arange(length)
+        middle = (place >= cut[:, :1]) & (place < cut[:, 1:])
+        mixed = torch.where(middle, parents[two], parents[one])
+        hit = torch.rand(size[0], length, generator=generator) < min(1.0, self.mutations / length)
+        shift = torch.randint(1, space.letters, hit.shape, generator=generator)
+        return torch.where(hit, (mixed + shift) % space.letters, mixed)
