@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from sciopt import InitialValue, Solution, best_response
 from sciopt.domains.implicit.frozen import Frozen
+from sciopt.domains.implicit.ode.context import Split, check_context, parted
 from sciopt.domains.implicit.ode.integrals import AbstractIntegral
 from sciopt.hypergradients import AbstractHypergradient
 from sciopt.steppers import AbstractStepper, Tsit5
@@ -191,7 +192,7 @@ class Flow:
     def restricted(self, rows: Tensor) -> Flow:
         """The flow of some rows of the whole batch."""
         noise = tuple(None if n is None else n.index_select(0, rows) for n in self.noise)
-        return Flow(self.frozen.restricted(rows), self.split, self.integrals, noise, rows)
+        return Flow(self.frozen.restricted(rows), self.split.restricted(rows), self.integrals, noise, rows)
 
     def problem(self, times: Tensor, rowwise: bool) -> InitialValue:
         """The initial-value problem, which knows how to drop rows."""
@@ -199,15 +200,18 @@ class Flow:
             return InitialValue(self.dynamics, times)
 
         def restrict(rows: Tensor) -> InitialValue:
-            return InitialValue(self.restricted(rows).dynamics, times[:, 0] if times.ndim > 1 else times, batch_ndim=1)
+            some = times.reshape(len(times), -1)[:, :1].expand(-1, len(rows))  # not read
+            return InitialValue(self.restricted(rows).dynamics, some, batch_ndim=1)
 
         return InitialValue(self.dynamics, times, batch_ndim=1, restrict=restrict)
 
     def inputs(self, t: Tensor, z: Tensor, phi: Any) -> tuple[Any, ...]:
         """What the user's function takes."""
-        t = t.reshape(-1, *(1,) * (z.ndim - 1)) if t.ndim else t
-        x = self.split.join(phi, self.rows)
-        return (t, z) if x is None else (t, z, x)
+        if t.ndim and t.ndim != z.ndim:
+            t = t.reshape(-1, *(1,) * (z.ndim - 1))
+        if self.split.spec is None:
+            return t, z
+        return t, z, self.split.join(phi, self.rows)
 
     def dynamics(self, t: Tensor, state: Any, phi: Any) -> Any:
         """``f`` on the solver's state, outside autocast."""
@@ -228,44 +232,6 @@ class Flow:
             dz, pull = self.frozen(t, z, *x), no_pull
         rates = [i.rate(dz, pull, noise) for i, noise in zip(self.integrals, self.noise, strict=True)]
         return {"z": dz, "integrals": torch.stack(rates, -1)}
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Split:
-    """The context's structure: which of its leaves are differentiable."""
-
-    spec: Any
-    fixed: tuple[Tensor | None, ...]
-
-    def join(self, phi: Any, rows: Tensor | None) -> Any:
-        """The context of some rows."""
-        if self.spec is None:
-            return None
-        leaves = [phi[str(i)] if leaf is None else leaf for i, leaf in enumerate(self.fixed)]
-        if rows is not None:
-            leaves = [leaf.index_select(0, rows) for leaf in leaves]
-        return pytree.tree_unflatten(leaves, self.spec)
-
-
-def parted(x: Any, z0: Tensor) -> tuple[Any, Split]:
-    """Outer parameters from a context, and how to put it together again."""
-    if x is None:
-        return z0.new_zeros(()), Split(None, ())
-    leaves, spec = pytree.tree_flatten(x)
-    phi = {str(i): leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.dtype == z0.dtype}
-    fixed = tuple(None if str(i) in phi else leaf for i, leaf in enumerate(leaves))
-    return phi or z0.new_zeros(()), Split(spec, fixed)
-
-
-def check_context(x: Any, z0: Tensor, rowwise: bool) -> None:
-    """Every tensor of the context has one entry per row, and carries no derivative that would be lost."""
-    for leaf in pytree.tree_leaves(x) if x is not None else ():
-        ok = isinstance(leaf, Tensor) and (not rowwise or (leaf.ndim > 0 and len(leaf) == len(z0)))
-        shape = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
-        expect("x", shape, ok, f"tensors ({len(z0)}, ...)", "Let f capture what is the same for all rows.")
-        lost = leaf.requires_grad and leaf.dtype != z0.dtype
-        expect("x", leaf.dtype, not lost, f"{z0.dtype} where a gradient is wanted", "Convert it to the dtype of `z0`.")
 
 
 def arguments(t: Tensor, z: Tensor, x: Any) -> tuple[Any, ...]:
