@@ -57,10 +57,11 @@ def check_context(x: Any, z0: Tensor, rowwise: bool) -> None:
         if not isinstance(leaf, Tensor) or (rowwise and (not leaf.ndim or len(leaf) != len(z0))):
             got = f"shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__
             raise ValueError(
-                f"NeuralODE: expected `x` to be tensors ({len(z0)}, ...), got {got}. Let f capture what is the same for all rows."
+                f"NeuralODE: expected `x` to be tensors ({len(z0)}, ...), got {got}. Let f capture what is the "
+                "same for all rows."
             )
         if leaf.dtype != z0.dtype and carries_derivative(leaf):
             raise ValueError(
-                f"NeuralODE: expected `x` to be {z0.dtype} where a gradient is wanted, got {leaf.dtype}. Convert it to the dtype "
-                "of `z0`."
+                f"NeuralODE: expected `x` to be {z0.dtype} where a gradient is wanted, got {leaf.dtype}. Convert it to "
+                "the dtype of `z0`."
             )

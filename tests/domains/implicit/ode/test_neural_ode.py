@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sciopt import SolveError, Status
 from sciopt.domains.implicit.ode import NeuralODE
-from sciopt.hypergradients import ForwardUnrolled
-from sciopt.steppers import RK4, Dopri5, Tsit5
+from sciopt.hypergradients import Backsolve, ForwardUnrolled, InterpolatedAdjoint, TorchDiffEqAdjoint
+from sciopt.steppers import RK4, Dopri5, TorchDiffEq, Tsit5
 
 TIGHT = Tsit5(rtol=1e-10, atol=1e-12)
 
@@ -160,12 +160,45 @@ def test_output_times_get_gradients(generator):
 def test_rows_do_not_feel_one_another(generator):
     net, z0 = Net(generator), draw(generator, 8, 3)
     speed = torch.logspace(0, 1.5, 8, dtype=torch.float64).unsqueeze(-1)
-    node = NeuralODE(lambda t, z, x: x * net(t, z), solver=Tsit5(rtol=1e-7))
-    together = node(z0, None, speed)
-    alone = torch.cat([node(z0[i : i + 1], None, speed[i : i + 1]) for i in range(8)])
-    torch.testing.assert_close(together, alone, rtol=1e-11, atol=1e-11)
+    node = NeuralODE(lambda t, z, x: x["speed"] * net(t, z) + x["push"], solver=Tsit5(rtol=1e-7))
+
+    def run(z0, speed, push):
+        push = push.clone().requires_grad_()  # differentiable context is cut anew, the other once
+        value = node(z0, None, {"speed": speed, "push": push})
+        return value.detach(), torch.autograd.grad(value.square().sum(), push)[0]
+
+    push = draw(generator, 8, 3)
+    together = run(z0, speed, push)
+    alone = [run(z0[i : i + 1], speed[i : i + 1], push[i : i + 1]) for i in range(8)]
     order = torch.randperm(8, generator=generator)
-    torch.testing.assert_close(node(z0[order], None, speed[order]), together[order], rtol=1e-11, atol=1e-11)
+    permuted = run(z0[order], speed[order], push[order])
+    for whole, rows, again in zip(together, zip(*alone, strict=True), permuted, strict=True):
+        torch.testing.assert_close(whole, torch.cat(rows), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(again, whole[order], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("solver", "hypergradient"),
+    [
+        (TIGHT, InterpolatedAdjoint()),
+        (TIGHT, Backsolve()),
+        (TorchDiffEq(rtol=1e-9), None),
+        (TorchDiffEq(rtol=1e-9), TorchDiffEqAdjoint()),
+        (TorchDiffEq(rtol=1e-9), TorchDiffEqAdjoint(seminorm=True)),
+    ],
+    ids=["interpolated", "backsolve", "torchdiffeq", "adjoint", "seminorm"],
+)
+def test_other_engines_and_adjoints_give_nearly_the_same(generator, solver, hypergradient):
+    net, z0 = Net(generator, middle=nn.Dropout(0.3)), draw(generator, 4, 3).requires_grad_()
+    x = {"gain": draw(generator, 4, 3).requires_grad_()}
+    inputs = [z0, x["gain"], *net.parameters()]
+
+    def run(solver, hypergradient):
+        node = NeuralODE(net, solver=solver, hypergradient=hypergradient)
+        return torch.autograd.grad(node(z0, None, x, generator=torch.Generator().manual_seed(0)).sum(), inputs)
+
+    for one, other in zip(run(solver, hypergradient), run(TIGHT, None), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_is_drawn_once_a_solve_and_differentiated_as_drawn(generator):
