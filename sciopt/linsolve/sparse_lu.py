@@ -131,6 +131,7 @@ class SparseLU(AbstractLinearSolver):
     """
 
     direct: ClassVar[bool] = True
+    tailored: ClassVar[bool] = True
     factors: SparseFactors = field(repr=False)
     entries: Callable[[Any, Any], Tensor]
     rtol: float | None = None

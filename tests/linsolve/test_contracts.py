@@ -226,7 +226,8 @@ def test_every_solver_is_final_frozen_and_listed():
         return {c for c in cls.__subclasses__() if c.__module__.startswith("sciopt.linsolve")}
 
     found = subclasses(AbstractLinearSolver)
-    assert found == {type(case.solver) for case in LINEAR_CASES}
+    # one made for a problem cannot solve any other matrix: tests of its own
+    assert {c for c in found if not c.tailored} == {type(case.solver) for case in LINEAR_CASES}
     for cls in found:
         assert getattr(cls, "__final__", False) and getattr(cls, "__dataclass_params__").frozen  # noqa: B009
         assert cls.__mro__[1] is AbstractLinearSolver
