@@ -45,6 +45,10 @@ for place, result in enumerate(finished):
         axes.imshow(imread(result.figures["lowest conformers"]))
         axes.set_title(f"{result.design.label}\n{result.metrics['conformers']} conformers", fontsize=9)
         continue
+    if "courses" in result.figures:  # a fit
+        axes.imshow(imread(result.figures["courses"]))
+        axes.set_title(f"{result.design.label}\n{result.metrics['next times [time]']} next", fontsize=9)
+        continue
     density = load_file(result.arrays)["density"]
     if density.ndim == 3:  # its surface, as the campaign drew it, without the title
         drawn = imread(result.figures["surface"])

@@ -36,6 +36,7 @@ ENVIRONMENT = "SCIOPT_PROBLEMS"
 # Used where no installed package registers the domain: a checkout that runs without an install.
 BUILT_IN = {
     "conformation": "sciopt.domains.conformation.jobs:problems",
+    "implicit": "sciopt.domains.implicit.jobs:problems",
     "topology": "sciopt.domains.topology.jobs:problems",
 }
 

@@ -243,13 +243,13 @@ def plan_measurements(
         return -torch.logdet(outer["known"] + gained)
 
     share = torch.where(upper > lower, (init - lower) / torch.where(upper > lower, upper - lower, 1.0), 0.5)
-    unknown = {"gaps": window.gaps(grid_times), "amounts": torch.logit(share.clamp(0.02, 0.98))}
+    unknown = {"gaps": window.gaps(grid_times), "amounts": torch.logit(share.clamp(0.1, 0.9))}
     outer = {"log_rates": log_rates.detach(), "known": given + ridge}
     best = torch.cat([first, grid_times]), init
     information = outer["known"] + fisher_information(model, log_rates, best[1], best[0], noise)
     before, status = float(torch.logdet(information)), Status.CONVERGED
     if max_steps > 0:
-        solver = LBFGS(rtol=1e-2, atol=1e-3, max_steps=max_steps)
+        solver = LBFGS(rtol=1e-2, atol=1e-3, max_steps=max_steps, max_change=1.0)
         found = best_response(Minimize(loss), outer, init=unknown, solver=solver, throw=False)
         status = found.status
         with torch.no_grad():
