@@ -54,21 +54,6 @@ def test_order_conditions_of_rodas5p():
 
 
 @each_method
-def test_order_in_value_and_gradient(method):
-    times = double(0.0, 2.0)
-    problem = InitialValue(wave, times)
-
-    def answer(count: int) -> list[Tensor]:
-        phi, start = double(1.3, 0.7).requires_grad_(), double(1.0, 0.5).requires_grad_()
-        value = best_response(problem, phi, init=start, solver=method(num_steps=count)).value[-1]
-        return [value.detach(), *torch.autograd.grad(value.square().sum(), [phi, start])]
-
-    truth, coarse, fine = answer(96), answer(16), answer(32)
-    for exact, a, b in zip(truth, coarse, fine, strict=True):
-        assert abs(np.log2(((a - exact).norm() / (b - exact).norm()).item()) - 5) < 0.3
-
-
-@each_method
 def test_order_of_the_dense_output(method):
     start, phi = double(1.0, 0.5), double(1.3, 0.7)
     errors = []
@@ -206,20 +191,20 @@ def test_derivatives_in_the_mass_matrix(method):
 
     def ours(mass: Tensor) -> Tensor:
         problem = InitialValue(lambda t, y, phi: -phi * y, times, mass=mass)
-        return best_response(problem, double(1.0), init=start, solver=method(rtol=1e-9, atol=1e-12)).value[-1] @ weights
+        return best_response(problem, double(1.0), init=start, solver=method(rtol=1e-7, atol=1e-10)).value[-1] @ weights
 
     def exact(mass: Tensor) -> Tensor:
         return torch.linalg.matrix_exp(-0.7 * torch.linalg.inv(mass)) @ start @ weights
 
     for transform in (torch.func.grad, lambda f: lambda m: torch.func.jvp(f, (m,), (torch.ones_like(m),))[1]):
-        torch.testing.assert_close(transform(ours)(mass), transform(exact)(mass), rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(transform(ours)(mass), transform(exact)(mass), rtol=1e-4, atol=1e-6)
     answers = []
     for function in (ours, exact):
         leaf = mass.clone().requires_grad_()
         (first,) = torch.autograd.grad(function(leaf), leaf)
         (again,) = torch.autograd.grad(function(leaf), leaf, create_graph=True)
         answers.append((first, *torch.autograd.grad(again.square().sum(), leaf)))
-    torch.testing.assert_close(answers[0], answers[1], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="a problem without `mass`"):
         problem = InitialValue(lambda t, y, phi: -phi * y, times, mass=mass)
         best_response(problem, double(1.0), init=start, solver=Tsit5())
@@ -278,6 +263,17 @@ def test_rows_that_fail_harm_no_other(method):
     assert codes[2] == Status.CONVERGED and torch.isfinite(solution.value).all()
     integral = 0.01 * 2 / 3 * (1e4**1.5 - (1e4 - 2.0) ** 1.5)
     torch.testing.assert_close(solution.value[-1, 2], double(1 / (1 + integral)), rtol=1e-3, atol=0)
+    # the gradient of the healthy row does not notice the others
+    shared = double(1.0).requires_grad_()
+    scaled = InitialValue(
+        lambda t, y, a: dynamics(t, y, torch.cat([phi[:1], a * phi[1:]])), double(0.0, 2.0), batch_ndim=1
+    )
+    loose = method(rtol=1e-3, max_steps=60)
+    value = best_response(scaled, shared, init=torch.ones(3, 1).double(), solver=loose, throw=False).value
+    (grad,) = torch.autograd.grad(value[-1, 2].sum(), shared)
+    alone = InitialValue(lambda t, y, a: dynamics(t, y, a * phi[2:]), double(0.0, 2.0), batch_ndim=1)
+    value = best_response(alone, shared, init=torch.ones(1, 1).double(), solver=loose).value
+    torch.testing.assert_close(grad, torch.autograd.grad(value[-1].sum(), shared)[0], rtol=1e-9, atol=0)
     few = best_response(problem, phi, init=torch.ones(3, 1).double(), solver=method(max_steps=2), throw=False)
     assert few.status_code[2] == int(Status.MAX_STEPS)
 
