@@ -81,7 +81,7 @@ def train_ensemble(
     sizes = (points.shape[1], hidden, hidden, 1)
     init: dict[str, Tensor] = {}
     for k, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        draw = torch.randn(members, fan_in, fan_out, generator=generator, dtype=points.dtype)
+        draw = torch.randn(members, fan_in, fan_out, generator=generator, device=generator.device, dtype=points.dtype)
         init[f"w{k}"] = (draw * (2 / fan_in) ** 0.5).to(points.device)
         init[f"b{k}"] = points.new_zeros(members, 1, fan_out)
 
@@ -155,7 +155,8 @@ class GradientAscent(AbstractSearch):
         check_request("GradientAscent", table, count, pool)
         relaxation = fit_relaxation(space, table, keep=self.keep, dtype=torch.float32)
         targets, mean, scale = standardised(table.scores.to(torch.float64))
-        rows = torch.randperm(len(table), generator=generator)[: self.rows]
+        rows = torch.randperm(len(table), generator=generator, device=generator.device)[: self.rows]
+        rows = rows.to(table.designs.device)
         nets = train_ensemble(
             relaxation.points(table.designs[rows]), targets[rows].to(torch.float32), members=self.members,
             hidden=self.hidden, max_steps=self.train_steps, generator=generator,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_option
-from sciopt.domains.offline.search import AbstractSearch, Proposal, check_request, without
+from sciopt.domains.offline.search import AbstractSearch, Proposal, check_request, shuffled, without
 from sciopt.domains.offline.spaces import CategoricalSpace
 from sciopt.domains.offline.task import Table
 
@@ -43,11 +43,11 @@ class RandomSearch(AbstractSearch):
         if pool is not None:
             left = without(pool, table.designs)
             if len(left) >= count:
-                return Proposal(designs=left[torch.randperm(len(left), generator=generator)[:count]])
-        found = torch.empty(0, space.length, dtype=torch.int64)
+                return Proposal(designs=shuffled(left, generator)[:count])
+        found = torch.empty(0, space.length, dtype=torch.int64, device=table.designs.device)
         for _ in range(1000):
-            fresh = without(space.random(2 * count, generator), torch.cat([table.designs, found]))
-            found = torch.cat([found, fresh[torch.randperm(len(fresh), generator=generator)]])
+            fresh = without(space.random(2 * count, generator).to(found.device), torch.cat([table.designs, found]))
+            found = torch.cat([found, shuffled(fresh, generator)])
             if len(found) >= count:
                 return Proposal(designs=found[:count])
         raise ValueError(
@@ -92,14 +92,14 @@ class MutateTheBest(AbstractSearch):
         """See `AbstractSearch.propose`; more mutations are made where too few mutants are new."""
         check_request("MutateTheBest", table, count, pool)
         best = table.best(self.parents)
-        found = torch.empty(0, space.length, dtype=torch.int64)
+        found = torch.empty(0, space.length, dtype=torch.int64, device=table.designs.device)
         for attempt in range(200):
             number = min(space.length, self.mutations + attempt // 20)
             mutants = space.mutated(best.repeat(-(-4 * count // len(best)), 1), number, generator)
             fresh = without(mutants, torch.cat([table.designs, found]))
             if pool is not None:
                 fresh = fresh[torch.isin(space.number(fresh), space.number(pool))]
-            found = torch.cat([found, fresh[torch.randperm(len(fresh), generator=generator)]])
+            found = torch.cat([found, shuffled(fresh, generator)])
             if len(found) >= count:
                 return Proposal(designs=found[:count])
         raise ValueError(

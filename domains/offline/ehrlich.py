@@ -91,11 +91,11 @@ class Ehrlich(AbstractTask):
         """Transition probabilities ``(states, states)``; zeros are banned. Each state may follow itself."""
         generator = torch.Generator().manual_seed(self.seed)
         n = self.states
-        banned = torch.rand(n, n, generator=generator).argsort(-1).argsort(-1) < int(0.4 * n)
-        ring = torch.randperm(n, generator=generator)
+        banned = torch.rand(n, n, generator=generator, device=generator.device).argsort(-1).argsort(-1) < int(0.4 * n)
+        ring = torch.randperm(n, generator=generator, device=generator.device)
         banned[ring, ring.roll(-1)] = False  # every state can be reached
         banned.fill_diagonal_(False)
-        weights = torch.randn(n, n, generator=generator, dtype=torch.float64).mul(2).exp()
+        weights = torch.randn(n, n, generator=generator, device=generator.device, dtype=torch.float64).mul(2).exp()
         weights = torch.where(banned, 0.0, weights)
         return weights / weights.sum(-1, keepdim=True)
 
@@ -105,7 +105,7 @@ class Ehrlich(AbstractTask):
         generator = torch.Generator().manual_seed(self.seed + 1)
         allowed = self.transitions > 0
         motifs: list[list[int]] = []
-        current = int(torch.randint(self.states, (), generator=generator))
+        current = int(torch.randint(self.states, (), generator=generator, device=generator.device))
         for _ in range(self.motifs):
             for _ in range(1000):  # a walk without repeated letters, which the ring makes possible sooner or later
                 walk, at = [], current
@@ -127,7 +127,7 @@ class Ehrlich(AbstractTask):
         room = self.length // self.motifs
         offsets = []
         for _ in range(self.motifs):
-            rest = 1 + torch.randperm(room - 1, generator=generator)[: self.motif_length - 1]
+            rest = 1 + torch.randperm(room - 1, generator=generator, device=generator.device)[: self.motif_length - 1]
             offsets.append([0, *rest.sort().values.tolist()])
         return torch.tensor(motifs), torch.tensor(offsets)
 
@@ -165,7 +165,7 @@ class Ehrlich(AbstractTask):
 
     def initial(self, count: int, generator: torch.Generator) -> Tensor:
         """Sequences of the chain of allowed transitions, ``(count, length)``: feasible by construction."""
-        state = torch.randint(self.states, (count,), generator=generator)
+        state = torch.randint(self.states, (count,), generator=generator, device=generator.device)
         columns = [state]
         for _ in range(self.length - 1):
             state = torch.multinomial(self.transitions[state], 1, generator=generator).squeeze(-1)
@@ -188,5 +188,5 @@ class Ehrlich(AbstractTask):
             parents = torch.cat([top, children])
         scores = self.score(found)
         keep = torch.nonzero(scores <= self.ceiling).squeeze(-1)
-        order = torch.randperm(len(keep), generator=generator)[: self.rows]
+        order = torch.randperm(len(keep), generator=generator, device=generator.device)[: self.rows]
         return Table(designs=found[keep[order]], scores=scores[keep[order]])

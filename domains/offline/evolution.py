@@ -80,8 +80,8 @@ class EvolutionarySearch(AbstractSearch):
         surrogate = fit_surrogate(space, table, kernel=self.kernel, ridge=self.ridge, dtype=self.dtype, rtol=1e-3)
         keep = max(self.population, 2 * count)
         parents = table.best(keep)
-        met = torch.empty(0, space.length, dtype=torch.int64)
-        predicted = torch.empty(0, dtype=torch.float64)
+        met = torch.empty(0, space.length, dtype=torch.int64, device=table.designs.device)
+        predicted = torch.empty(0, dtype=torch.float64, device=table.designs.device)
         quiet = 0
         for _ in range(self.rounds):
             fresh = self._children(space, parents, generator)
@@ -110,11 +110,18 @@ class EvolutionarySearch(AbstractSearch):
     def _children(self, space: CategoricalSpace, parents: Tensor, generator: torch.Generator) -> Tensor:
         """Recombined and mutated designs ``(children, length)``, better parents more often."""
         size, length = (self.children, len(parents)), space.length
-        one, two = ((torch.rand(size[0], generator=generator).square() * size[1]).long() for _ in range(2))
-        cut = torch.randint(0, length + 1, (size[0], 2), generator=generator).sort(-1).values
-        place = torch.arange(length)
+        one, two = (
+            (torch.rand(size[0], generator=generator, device=generator.device).square() * size[1]).long()
+            for _ in range(2)
+        )
+        cut = torch.randint(0, length + 1, (size[0], 2), generator=generator, device=generator.device).sort(-1).values
+        one, two, cut = (part.to(parents.device) for part in (one, two, cut))
+        place = torch.arange(length, device=parents.device)
         middle = (place >= cut[:, :1]) & (place < cut[:, 1:])
         mixed = torch.where(middle, parents[two], parents[one])
-        hit = torch.rand(size[0], length, generator=generator) < min(1.0, self.mutations / length)
-        shift = torch.randint(1, space.letters, hit.shape, generator=generator)
+        hit = torch.rand(size[0], length, generator=generator, device=generator.device) < min(
+            1.0, self.mutations / length
+        )
+        shift = torch.randint(1, space.letters, hit.shape, generator=generator, device=generator.device)
+        hit, shift = hit.to(mixed.device), shift.to(mixed.device)
         return torch.where(hit, (mixed + shift) % space.letters, mixed)

@@ -47,9 +47,11 @@ def nk_landscape(
     designs = space.everything()
     total = torch.zeros(len(designs), dtype=torch.float64)
     for place in range(length):
-        others = torch.randperm(length - 1, generator=generator)[:neighbours]
+        others = torch.randperm(length - 1, generator=generator, device=generator.device)[:neighbours]
         sites = torch.cat([torch.tensor([place]), others + (others >= place)])
-        table = torch.rand(space.letters ** (neighbours + 1), generator=generator, dtype=torch.float64)
+        table = torch.rand(
+            space.letters ** (neighbours + 1), generator=generator, device=generator.device, dtype=torch.float64
+        )
         powers = space.letters ** torch.arange(neighbours + 1)
         total += table[(designs[:, sites] * powers).sum(-1)]
     return _task(space, designs, total / length, rule)
@@ -88,7 +90,7 @@ def rough_mount_fuji(
     generator = torch.Generator().manual_seed(seed)
     designs = space.everything()
     distance = (designs != space.random(1, generator)).sum(-1)
-    noise = torch.randn(len(designs), generator=generator, dtype=torch.float64)
+    noise = torch.randn(len(designs), generator=generator, device=generator.device, dtype=torch.float64)
     return _task(space, designs, -distance / length + roughness * noise, rule)
 
 

@@ -13,7 +13,7 @@ from sciopt.checks import check_option
 from sciopt.domains.offline.spaces import CategoricalSpace
 from sciopt.domains.offline.task import Table
 
-__all__ = ["AbstractSearch", "Proposal", "check_request", "nearest_allowed", "without"]
+__all__ = ["AbstractSearch", "Proposal", "check_request", "nearest_allowed", "shuffled", "without"]
 
 
 @final
@@ -104,3 +104,13 @@ def nearest_allowed(designs: Tensor, pool: Tensor | None) -> Tensor:
             mismatches += chunk[:, k, None] != pool[:, k]
         rows.append(mismatches.argmin(-1))
     return pool[torch.cat(rows)]
+
+
+def shuffled(designs: Tensor, generator: torch.Generator) -> Tensor:
+    """The designs in random order.
+
+    Example:
+        >>> shuffled(torch.tensor([[0], [1]]), torch.Generator().manual_seed(0)).sum()
+        tensor(1)
+    """
+    return designs[torch.randperm(len(designs), generator=generator, device=generator.device).to(designs.device)]

@@ -123,11 +123,12 @@ class CategoricalSpace:
 
     def random(self, count: int, generator: torch.Generator) -> Tensor:
         """Uniform designs ``(count, length)``, with repetition."""
-        return torch.randint(self.letters, (count, self.length), generator=generator)
+        return torch.randint(self.letters, (count, self.length), generator=generator, device=generator.device)
 
     def mutated(self, designs: Tensor, mutations: int, generator: torch.Generator) -> Tensor:
         """The designs with ``mutations`` positions each set to another letter."""
         out = self.check(designs).clone()
-        order = torch.rand(out.shape, generator=generator).argsort(-1)[:, :mutations]
-        shift = torch.randint(1, self.letters, order.shape, generator=generator)
+        order = torch.rand(out.shape, generator=generator, device=generator.device).argsort(-1)[:, :mutations]
+        shift = torch.randint(1, self.letters, order.shape, generator=generator, device=generator.device)
+        order, shift = order.to(out.device), shift.to(out.device)
         return out.scatter(1, order, (out.gather(1, order) + shift) % self.letters)
