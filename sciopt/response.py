@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -117,10 +118,10 @@ def respond(
         method, reason = method.choose(problem, x0.numel(), x0.element_size())
         record.notes.append(reason)
     captured: tuple[torch.Tensor, ...] = ()
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
     if method.needs_captures or isinstance(problem, InitialValue):
-        captured = captures_of(system, x0, leaves)
-    if captured:
-        system = System(problem=problem, layout=layout, outer_spec=spec, num_outer=len(leaves), captured=captured)
+        captured, asked = captures_of(system, x0, leaves)
+    system = replace(system, captured=captured, asked=asked)
     request = Request(system, solver, throw, record)
     record.request, record.args = request, (*leaves, *captured)
     solution = method.respond(request, x0, record.args)
@@ -199,8 +200,10 @@ def check_batch(problem: AbstractProblem, leaves: list[torch.Tensor]) -> None:
         )
 
 
-def captures_of(system: System, x0: torch.Tensor, leaves: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Captured tensors with derivatives that the problem's functions use."""
+def captures_of(
+    system: System, x0: torch.Tensor, leaves: list[torch.Tensor]
+) -> tuple[tuple[torch.Tensor, ...], list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Captured tensors with derivatives that the problem's functions use; and the residual at the start, if it was asked."""
     problem = system.problem
 
     def probe(x: torch.Tensor, *args: torch.Tensor) -> Any:
@@ -216,14 +219,16 @@ def captures_of(system: System, x0: torch.Tensor, leaves: list[torch.Tensor]) ->
         return problem.optimality(inner, outer)
 
     before = rng_states(x0)
-    captured = find_captures(type(problem).__name__, probe, [plain(x0), *(plain(leaf) for leaf in leaves)])
+    captured, out = find_captures(type(problem).__name__, probe, [plain(x0), *(plain(leaf) for leaf in leaves)])
     if any(not torch.equal(a, b) for a, b in zip(before, rng_states(x0), strict=True)):
         raise ValueError(
             f"{type(problem).__name__}: expected inner functions that return the same for the same arguments, got one that "
             "draws random numbers (dropout, noise, sampling). Put modules in eval mode, draw the numbers outside and pass "
             "them in, or use Unrolled() without `checkpoints`."
         )
-    return captured
+    if isinstance(problem, (FixedPoint, RootFind)) and not under_transform():
+        return captured, [(x0, system.layout.flatten(out).detach())]
+    return captured, []
 
 
 def probe_field(field: Field, x: torch.Tensor) -> Any:

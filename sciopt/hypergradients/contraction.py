@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import ceil, log
+from dataclasses import dataclass, replace
+from math import ceil, inf, log
 from typing import final
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from sciopt.checks import check_option, check_rtol_dtype, check_tolerances
 from sciopt.hypergradients.cascade import Cascade
-from sciopt.linsolve import LinearOperator, Neumann
+from sciopt.linsolve import LinearOperator
 from sciopt.linsolve.abstract import AbstractLinearSolver
+from sciopt.linsolve.iteration import Progress, run
+from sciopt.linsolve.neumann import iterate
 from sciopt.solution import Solution, Status
 
 __all__ = ["NeumannOrKrylov"]
@@ -66,28 +68,21 @@ class NeumannOrKrylov(AbstractLinearSolver):
     def solve(self, operator: LinearOperator, rhs: Tensor, *, x0: Tensor | None = None) -> Solution:
         """See `AbstractLinearSolver.solve`."""
         rtol = check_rtol_dtype("NeumannOrKrylov", self.rtol, operator.dtype)
-        size = torch.linalg.vector_norm(rhs, dim=-1)
-        first = Neumann(rtol=rtol, max_steps=self.trial).solve(operator, rhs, x0=x0)
-        ratio = torch.where(size > 0, first.residual_norm / torch.where(size > 0, size, 1.0), 0.0)
-        rate = torch.where(first.num_steps > 0, ratio ** (1 / first.num_steps.clamp_min(1)), 0.0)
-        left = first.status_code > int(Status.CONVERGED)
-        hopeless = first.status_code == int(Status.NONFINITE)
-        slowest = float(torch.where(left & ~hopeless, rate, 0.0).max()) if rate.numel() else 0.0
-        worst = float(torch.where(left & ~hopeless, ratio, 0.0).max()) if rate.numel() else 0.0
+        trial = Trial(operator, rtol, self.trial, self.patience)
+        most = self.trial + 2 * self.patience + 2
+        first = run(
+            "NeumannOrKrylov", operator, rhs, x0, rtol=rtol, atol=0.0, max_steps=most, recurrence=trial.recurrence
+        )
+        rate = torch.zeros_like(first.residual_norm) if trial.rate is None else trial.rate
         aux = {**first.aux, "contraction_rate": rate}
-        if worst == 0.0:
-            return self._report(first, aux, "Neumann", slowest)
-        terms = ceil(log(max(rtol, 1e-300) / worst) / log(slowest)) if slowest < 1 else self.patience + 1
-        bad = (first.status_code == int(Status.DIVERGED)) | hopeless
+        nonfinite = first.status_code == int(Status.NONFINITE)
+        if bool((first.converged | nonfinite).all()):
+            return self._report(first, aux, "Neumann", trial.slowest)
+        bad = nonfinite | (first.status_code == int(Status.DIVERGED))
         start = torch.where(bad.unsqueeze(-1), 0.0, first.value)
-        if terms <= self.patience:
-            more = Neumann(rtol=rtol, max_steps=2 * terms + 2).solve(operator, rhs, x0=start)
-            if bool((more.converged | hopeless).all()):
-                return self._report(joined(first, more), {**more.aux, **aux}, "Neumann", slowest)
-            start = torch.where((more.status_code == int(Status.MAX_STEPS)).unsqueeze(-1), more.value, start)
-            first = joined(first, more)
         krylov = Cascade(rtol=rtol).solve(operator, rhs, x0=start)
-        return self._report(joined(first, krylov), {**krylov.aux, **aux}, "Cascade", slowest)
+        krylov = replace(krylov, num_steps=first.num_steps + krylov.num_steps)
+        return self._report(krylov, {**krylov.aux, **aux}, "Cascade", trial.slowest)
 
     def _report(self, solution: Solution, aux: dict[str, object], what: str, rate: float) -> Solution:
         note = f"NeumannOrKrylov: {what} at an observed contraction rate of {rate:.2f}"
@@ -102,12 +97,42 @@ class NeumannOrKrylov(AbstractLinearSolver):
         )
 
 
-def joined(first: Solution, second: Solution) -> Solution:
-    """The second solve's answer with the steps of both."""
-    return Solution(
-        value=second.value,
-        status_code=second.status_code,
-        residual_norm=second.residual_norm,
-        num_steps=first.num_steps + second.num_steps,
-        aux=second.aux,
-    )
+class Trial:
+    """A Neumann series that gives up when its first terms say that it would take too long.
+
+    Args:
+        operator: ``I - M``.
+        rtol: relative tolerance.
+        terms: terms before the decision.
+        patience: most further terms.
+    """
+
+    def __init__(self, operator: LinearOperator, rtol: float, terms: int, patience: int) -> None:
+        self.operator, self.rtol, self.terms, self.patience = operator, rtol, terms, patience
+        self.rate: Tensor | None = None
+        self.slowest = 0.0
+        self.decided = False
+
+    def recurrence(self, progress: Progress, budget: int) -> None:
+        """See `sciopt.linsolve.iteration.run`."""
+        if self.decided:  # the series stalled short of the tolerance
+            progress.settle(progress.running, Status.STAGNATED)
+            return
+        self.decided = True
+        start = torch.linalg.vector_norm(progress.residual, dim=-1)
+        iterate(self.operator, None, progress, min(self.terms, budget), 1.0, True)
+        norm = torch.linalg.vector_norm(progress.residual, dim=-1)
+        shrunk = torch.where(start > 0, norm / torch.where(start > 0, start, 1.0), 0.0)
+        self.rate = torch.where(progress.steps > 0, shrunk ** (1 / progress.steps.clamp_min(1)), 0.0)
+        running = progress.running
+        over = torch.where(running, norm / torch.where(running, progress.threshold, 1.0), 0.0)
+        slow = torch.where(running, self.rate, 0.0)
+        self.slowest, far = torch.stack([slow.max(), over.max()]).tolist()
+        if far == 0.0:
+            return
+        more = ceil(log(far) / -log(self.slowest)) if 0 < self.slowest < 1 and 1 <= far < inf else self.patience + 1
+        if more > self.patience:
+            progress.settle(running, Status.STAGNATED)
+            return
+        progress.residual = torch.where(running.unsqueeze(-1), progress.residual, 0.0)
+        iterate(self.operator, None, progress, min(2 * more + 2, budget - self.terms), 1.0, True)

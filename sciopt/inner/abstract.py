@@ -145,17 +145,19 @@ def run(
     running = code == int(Status.RUNNING)
     exact = check_every == 1
     active = -1
+    idle = 0.0  # looks since the last compaction, in whole batches, spent on rows that had ended: as dear as a compaction
     book: RowBook | None = None
     for k in range(solver.max_steps):
         if k % check_every == 0:
             active = int(running.sum())
             if active == 0:
                 break
-            if worth_compacting(oracle, x, state, active):
+            idle += 1 - active / running.numel()
+            if idle >= 1 and worth_compacting(oracle, x, state, active):
                 book = RowBook(oracle) if book is None else book
                 oracle, (x, norm, steps, code, state) = book.shrink((x, norm, steps, code, state), running)
                 running = torch.ones_like(running[: x.shape[0]])
-                active = running.numel()
+                active, idle = running.numel(), 0.0
         moved, state = solver.step(oracle, x, state)
         if exact and active == running.numel():  # every row runs: nothing to freeze
             x, norm, steps = moved, state["residual_norm"], steps + 1

@@ -35,6 +35,9 @@ def worth_compacting(oracle: Oracle, x: Tensor, state: dict[str, Any], active: i
 class RowBook:
     """The whole batch as it was left, and which of its rows still run.
 
+    Histories (entries of three dimensions and more) are not kept for rows that have ended: they would double the memory, and
+    nobody steps on from them. They come back as zeros.
+
     Args:
         oracle: of the whole batch.
     """
@@ -42,12 +45,13 @@ class RowBook:
     def __init__(self, oracle: Oracle) -> None:
         self.oracle = oracle
         self.rows: Tensor | None = None  # of the whole batch, in the order of the running one; None: all
-        self.kept: list[Tensor] = []
+        self.size = 0
+        self.kept: list[Tensor | None] = []
         self.taken: list[Tensor] = []
 
     def shrink(self, entries: Entries, running: Tensor) -> tuple[Oracle, Entries]:
         """Leave all entries behind, and return the oracle and the entries of the rows that run."""
-        self._leave(entries)
+        self._leave(flat(entries))
         chosen = torch.nonzero(running).squeeze(-1)
         self.rows = chosen if self.rows is None else self.rows.index_select(0, chosen)
         self.taken = [tensor.index_select(0, chosen) for tensor in flat(entries)]
@@ -55,28 +59,25 @@ class RowBook:
 
     def whole_of(self, entries: Entries) -> Entries:
         """Every row's entries, from the last ones of the running rows and those left behind."""
-        self._leave(entries)
-        return like(entries, self.kept)
-
-    def _leave(self, entries: Entries) -> None:
         current = flat(entries)
+        self._leave(current)
+        assert self.rows is not None
+        whole = []
+        for old, last in zip(self.kept, current, strict=True):
+            if old is None:
+                old = last.new_zeros(self.size, *last.shape[1:]).index_copy_(0, self.rows, last)
+            whole.append(old)
+        return like(entries, whole)
+
+    def _leave(self, current: list[Tensor]) -> None:
         if self.rows is None:
-            self.kept = [tensor.clone() for tensor in current]
+            self.size = current[0].shape[0]
+            self.kept = [None if tensor.ndim > 2 else tensor.clone() for tensor in current]
             return
         for place, tensor in enumerate(current):
-            if tensor is self.taken[place]:  # what no step has replaced stands there already
-                continue
-            self.kept[place] = grown(self.kept[place], tensor)
-            self.kept[place].index_copy_(0, self.rows, tensor)
-
-
-def grown(kept: Tensor, like: Tensor) -> Tensor:
-    """The kept entries with zeros for what a memory has gained since they were left."""
-    if kept.shape[1:] == like.shape[1:]:
-        return kept
-    larger = kept.new_zeros(kept.shape[0], *like.shape[1:])
-    larger[tuple(slice(0, n) for n in kept.shape)] = kept
-    return larger
+            old = self.kept[place]
+            if old is not None and tensor is not self.taken[place]:  # what no step has replaced stands there already
+                old.index_copy_(0, self.rows, tensor)
 
 
 def flat(entries: Entries) -> list[Tensor]:

@@ -26,8 +26,8 @@ def equation_start(oracle: Oracle, x: Tensor, residual: Tensor) -> dict[str, Any
     """The first state of a solver for equations."""
     if residual.dtype != x.dtype:
         raise TypeError(
-            f"{type(oracle.problem).__name__}: expected a function that keeps the dtype of the inner parameters, {x.dtype}, got "
-            f"{residual.dtype}. Convert what it captures, or start from an `init` of that dtype."
+            f"{type(oracle.problem).__name__}: expected a function that keeps the dtype of the inner parameters, {x.dtype}, "
+            f"got {residual.dtype}. Convert what it captures, or start from an `init` of that dtype."
         )
     start = norm(residual)
     eps = torch.finfo(x.dtype).eps
@@ -84,7 +84,7 @@ class Picard(AbstractIterativeSolver):
         return equation_start(oracle, x, oracle.residual(x))
 
     def step(self, oracle: Oracle, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        moved = x - self.damping * state["residual"]
+        moved = torch.sub(x, state["residual"], alpha=self.damping)
         residual = oracle.residual(moved)
         size = norm(residual)
         new = {**state, "residual": residual, "residual_norm": size}

@@ -82,9 +82,10 @@ class Neumann(AbstractLinearSolver):
 def iterate(
     operator: LinearOperator, apply: Product | None, progress: Progress, budget: int, step_size: float, checks: bool
 ) -> None:
-    """At most ``budget`` terms; ``progress.residual`` ends as the true residual."""
+    """At most ``budget`` terms; ``progress.residual`` ends as the true residual, of the rows that ran at least."""
     active = progress.running
     x, r = progress.x, progress.residual
+    whole = r
     start = torch.linalg.vector_norm(r, dim=-1)
     norm = start
     count = int(active.sum()) if checks else 1
@@ -93,7 +94,7 @@ def iterate(
         if not count:
             break
         x.add_(progress.guard(apply(r)) if apply else r, alpha=step_size)
-        r = progress.rhs - operator.project(operator.mv(x))
+        r = whole = progress.rhs - operator.project(operator.mv(x))  # stopped rows stand still: theirs stays true too
         taken = k + 1
         if not checks:
             continue
@@ -110,7 +111,7 @@ def iterate(
             active, count = go, running
         r = torch.where(active.unsqueeze(-1), r, 0)
     progress.steps = torch.where(active, progress.steps + taken, progress.steps)
+    progress.residual, progress.fresh = whole, taken > 0
     if not checks:
-        progress.residual, progress.fresh = r, True
         norm = torch.linalg.vector_norm(r, dim=-1)
     progress.settle(active & (norm > start), Status.DIVERGED)

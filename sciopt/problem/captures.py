@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from sciopt.transforms import carries_derivative, level_of, plain, top_level
+from sciopt.transforms import carries_derivative, is_wrapped, level_of, plain, top_level
 
 __all__ = ["find_captures", "mark_derived", "substitute"]
 
@@ -86,8 +86,10 @@ def substitute(originals: Sequence[Tensor], replacements: Sequence[Tensor]) -> I
         yield
 
 
-def find_captures(owner: str, function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Foreign tensors with derivatives that ``function(*inputs)`` uses; ``inputs`` must be plain and detached.
+def find_captures(
+    owner: str, function: Callable[..., Any], inputs: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], Any]:
+    """Foreign tensors with derivatives that ``function(*inputs)`` uses, and its result; ``inputs`` plain and detached.
 
     Raises:
         TypeError: when a second run finds other tensors, or the result carries a derivative all the same: then a tensor
@@ -95,7 +97,7 @@ def find_captures(owner: str, function: Callable[..., Any], inputs: Sequence[Ten
     """
     found, out = _record(function, inputs)
     fresh: set[int] = set()
-    if found:
+    if any(is_wrapped(t) or not t.is_leaf for t in found):  # parameters are not made anew by a second run
         again, out = _record(function, inputs)
         fresh = {id(t) for t in again} - {id(t) for t in found}
     if fresh or any(carries_derivative(t) for t in pytree.tree_leaves(out) if isinstance(t, Tensor)):
@@ -105,7 +107,7 @@ def find_captures(owner: str, function: Callable[..., Any], inputs: Sequence[Ten
             "Pass it in `outer_params` (complex numbers as view_as_real), take inner derivatives with torch.func.grad, or "
             "detach it if no gradient is wanted."
         )
-    return found
+    return found, out
 
 
 def _record(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Any]:

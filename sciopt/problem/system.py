@@ -46,6 +46,7 @@ class System:
     lanes: tuple[tuple[int | None, ...], ...] = ()
     lane_sizes: tuple[int, ...] = ()
     counter: Counter[str] = field(default_factory=Counter)
+    asked: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # a start and the residual there, for who asks first
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -216,6 +217,10 @@ class Oracle:
             return x - self.project(x - grad, 1.0)
         if self.differentiable:
             return self.system.residual(x, self.args)
+        if self.system.asked:
+            start, known = self.system.asked.pop()
+            if start.data_ptr() == x.data_ptr() and start.shape == x.shape:
+                return known
         with torch.no_grad():
             return self.bare.residual(x, self.args).detach()
 

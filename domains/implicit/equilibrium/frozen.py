@@ -6,8 +6,7 @@ call (also under `torch.func.functional_call`), and autocast is off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from sciopt.hypergradients.precision import full_precision
+from sciopt.transforms import under_transform
 
 __all__ = ["FrozenMap", "module_of"]
 
@@ -78,32 +78,29 @@ class FrozenMap:
 
     def _quiet(self, z: Tensor, *inputs: Any) -> Tensor:
         """The map with the noted tensors in place, normalisation by running statistics, and full precision."""
-        with self._placed(), full_precision(z):
+        before = [table[name] for table, name in self.places]
+        if all(old is tensor for old, tensor in zip(before, self.tensors, strict=True)) and not self.norms:
+            with full_precision(z):
+                return self.f(z, *inputs)
+        try:
+            for (table, name), tensor in zip(self.places, self.tensors, strict=True):
+                table[name] = tensor
             for part in self.norms:
                 part.training = False
-            try:
+            with full_precision(z):
                 return self.f(z, *inputs)
-            finally:
-                for part in self.norms:
-                    part.training = True
-
-    @contextmanager
-    def _placed(self) -> Iterator[None]:
-        before = [table[name] for table, name in self.places]
-        for (table, name), tensor in zip(self.places, self.tensors, strict=True):
-            table[name] = tensor
-        try:
-            yield
         finally:
+            for part in self.norms:
+                part.training = True
             for (table, name), tensor in zip(self.places, before, strict=True):
                 table[name] = tensor
 
     def conclude(self, z: Tensor, *inputs: Any) -> None:
         """After the solve: running statistics take in the solution's, once; generators go on as after one call of f."""
-        if self.norms:
+        if self.norms and not under_transform():
             self._set_rng(self.entry)
             with torch.no_grad(), full_precision(z):
-                self.f(z, *inputs)
+                self.f(z.detach(), *inputs)
         if self.random:
             self._set_rng(self.exit)
 

@@ -14,7 +14,6 @@ from sciopt.domains.implicit.equilibrium.frozen import FrozenMap
 from sciopt.domains.implicit.equilibrium.layer import precision, raised, settle, strategies
 from sciopt.hypergradients import AbstractHypergradient
 from sciopt.inner.abstract import AbstractSolver
-from sciopt.transforms import under_transform
 
 __all__ = ["GraphDEQ"]
 
@@ -128,8 +127,7 @@ class GraphDEQ(nn.Module):
         frozen = FrozenMap(self.f, z0)
         solution = settle(self, graph_problem(frozen, graphs), graphs.floats(), z0, silent=not return_solution)
         z = graphs.nodes(solution.value)
-        if not under_transform():
-            frozen.conclude(z.detach(), *graphs.inputs([t.detach() for t in graphs.floats()]))
+        frozen.conclude(z, *graphs.inputs(graphs.floats()))
         return (z, solution) if return_solution else z
 
 

@@ -123,8 +123,7 @@ class DEQ(nn.Module):
         frozen, inputs = FrozenMap(self.f, z0), Inputs(leaves, spec)
         problem = fixed_point(frozen, inputs, z0.shape, self.per_sample)
         solution = settle(self, problem, inputs.floats, z0, silent=not return_solution)
-        if not under_transform():
-            frozen.conclude(solution.value.detach(), inputs.tree([leaf.detach() for leaf in inputs.floats]))
+        frozen.conclude(solution.value, inputs.tree(inputs.floats))
         return (solution.value, solution) if return_solution else solution.value
 
     def _start(self, leaves: Sequence[Any], dtype: torch.dtype) -> Tensor:
@@ -210,6 +209,8 @@ class Inputs:
 
     def tree(self, floats: Sequence[Tensor], rows: Tensor | None = None) -> Any:
         """The caller's tree with these floating-point tensors, of some rows only."""
+        if rows is None and len(self.leaves) == 1 and self.spec.is_leaf():
+            return floats[0] if self.where else self.leaves[0]
         leaves = list(self.leaves)
         for i, value in zip(self.where, floats, strict=False):
             leaves[i] = value

@@ -78,7 +78,8 @@ class Noisy(nn.Module):
         return self.cell(z, x) * mask
 
 
-def test_dropout_draws_one_mask_per_call_and_the_adjoint_uses_it(cell: Cell, generator: torch.Generator) -> None:
+def test_dropout_draws_one_mask_per_call_and_the_adjoint_uses_it(generator: torch.Generator) -> None:
+    cell = Cell(generator, radius=0.4)  # kept entries count double
     x = randn(12, SIZE, generator=generator) * torch.linspace(0, 4, 12, dtype=torch.float64).unsqueeze(-1)
     noisy = Noisy(cell)
     layer = DEQ(noisy, solver=Anderson(rtol=1e-13))
@@ -99,8 +100,12 @@ def test_dropout_draws_one_mask_per_call_and_the_adjoint_uses_it(cell: Cell, gen
     noisy(torch.zeros_like(x), x)
     assert torch.equal(torch.rand(()), after)
     noisy.masks.clear()
+    torch.func.grad(lambda y: layer(y).sum())(x)
+    first = noisy.masks[0]
+    assert not torch.equal(first, mask)  # the next call draws anew
+    noisy.masks.clear()
     layer(x)
-    assert not torch.equal(noisy.masks[0], mask)  # the next call draws anew
+    assert not torch.equal(noisy.masks[0], first)
     noisy.eval()
     torch.testing.assert_close(layer(x), unrolled(cell, x), rtol=1e-10, atol=1e-11)
 
