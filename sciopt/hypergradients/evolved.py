@@ -105,8 +105,11 @@ class Discrete(AbstractReattached):
         """``(x0, *args) -> value`` with the steps that were taken."""
         solver, system = request.solver, request.system
         assert isinstance(solver, AbstractOneStep) and isinstance(system.problem, InitialValue)
-        parts = Steps.apply(request, self.moving, x0.detach(), *(a.detach() for a in args))
-        grid = Grid(*(part.reshape(len(part), -1) for part in parts[:3]), *(part.reshape(-1) for part in parts[3:]))
+        if self.tapes and not under_transform():
+            grid = self.tapes[0].grid()
+        else:
+            parts = Steps.apply(request, self.moving, x0.detach(), *(a.detach() for a in args))
+            grid = Grid(*(part.reshape(len(part), -1) for part in parts[:3]), *(part.reshape(-1) for part in parts[3:]))
         inner = len(system.problem.times) > 2 or self.moving
 
         def run(x0: Tensor, *args: Tensor) -> Tensor:

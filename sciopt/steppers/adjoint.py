@@ -33,7 +33,10 @@ def replay(stepper: AbstractOneStep, field: Field, grid: Grid, x0: Tensor, *, in
     starts = grid.t + shift
     for t, h in zip(starts, grid.h, strict=True):
         visited.append(y)
-        y = torch.where((h != 0).unsqueeze(-1), stepper.attempt(bare, t, h, y).y, y)
+        goes = (h != 0).unsqueeze(-1)
+        # a row that stands still may stand where f is not defined: it borrows a state, lest 0 * NaN reach the arguments
+        borrowed = y.detach().index_select(0, (h != 0).to(torch.int8).argmax().reshape(1))
+        y = torch.where(goes, stepper.attempt(bare, t, h, torch.where(goes, y, borrowed)).y, y)
     before = torch.stack(visited) if visited else x0.unsqueeze(0)
     place = Place(stepper, field, starts, grid.h, before)
     end, time = y, None
@@ -79,7 +82,10 @@ class Place:
             h = torch.gather(self.h, 0, index).squeeze(0)
             y = torch.gather(self.y, 0, index.unsqueeze(-1).expand(1, *self.y.shape[1:])).squeeze(0)
         h = torch.where(h == 0, torch.ones_like(h), h)
-        h = torch.where(slot < 0, 1e-6 * h, h)
+        asked = slot >= 0
+        h = torch.where(asked, h, 1e-6 * h)
+        borrowed = y.detach().index_select(0, asked.to(torch.int8).argmax().reshape(1))  # as in `replay`
+        y = torch.where(asked.unsqueeze(-1), y, borrowed)
         return self.stepper.attempt(self.field, t, h, y), t, h, y
 
 

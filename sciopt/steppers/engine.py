@@ -107,6 +107,7 @@ class Run:
         self.span = (times[-1] - times[0]).abs()
         self.end = torch.where(self.code == RUNNING, times[-1], times[0])
         self.used = 0
+        self.undefined: Tensor | None = None  # rows without a finite slope at their start
         self.now = self.begin(y, times[0])
         self.accepted = torch.zeros_like(self.steps)
         self.crossing = self.watch(y, times[0])
@@ -134,6 +135,9 @@ class Run:
             bad = ~torch.isfinite(slope).all(-1) & (self.code == RUNNING)
             self.code = torch.where(bad, int(Status.NONFINITE), self.code)
             h = torch.where(bad, 0.0, h)
+            slope = torch.where(bad.unsqueeze(-1), 0.0, slope)
+            if self.keep and bool(bad.any()):
+                self.undefined = bad
         if field.mass is not None:
             trouble = start_trouble(field, t, y, self.control.norm)
             self.code = torch.where((trouble != int(Status.CONVERGED)) & (self.code == RUNNING), trouble, self.code)
@@ -169,7 +173,7 @@ class Run:
                 segment = self.tape.segments[-1]
                 segment.t.append(now.t)
                 segment.h.append(now.h)
-                segment.y.append(now.y)
+                segment.y.append(now.y if self.undefined is None else self.borrow(self.undefined, now.y))
                 segment.accept.append(accept)
             self.accepted.add_(accept)
             if self.crossing is not None:
@@ -189,6 +193,14 @@ class Run:
                 left = self.look(left)
             active = self.settle(left, active)
 
+    def borrow(self, undefined: Tensor, y: Tensor) -> Tensor:
+        """States at which the derivative can be taken: rows without one of their own get that of a sound row.
+
+        Nothing flows through them, but 0 * NaN would.
+        """
+        sound = y.index_select(0, (~undefined).to(torch.int8).argmax().reshape(1))
+        return torch.where(undefined.unsqueeze(-1), sound, y)
+
     def equal_step(self, now: Progress, trial: Attempt) -> tuple[Progress, Tensor]:
         """The rows after a step without error control; one that is not finite ends."""
         accept = torch.isfinite(trial.y).all(-1)
@@ -197,7 +209,8 @@ class Run:
         bad = ~accept & (now.h != 0)
         last = self.count + 1 >= (self.stepper.num_steps or 1)
         h = torch.where(bad, 0.0, self.end - now.t if last else now.h)
-        ratio = torch.where(bad, self.control.worst, now.ratio)
+        wrong = torch.where(torch.isfinite(trial.y).all(-1), 2.0, self.control.worst)
+        ratio = torch.where(bad, wrong, now.ratio)
         left = torch.zeros_like(now.left) if last else now.left - now.h
         left = torch.where(accept, left, now.left)
         if last:
@@ -313,7 +326,8 @@ class Run:
         if self.crossing is not None:
             arrived = arrived | (pick(self.crossing.slot) >= 0)
         if self.stepper.num_steps is not None:
-            outcome = torch.where(now.ratio >= self.control.worst, int(Status.NONFINITE), int(Status.CONVERGED))
+            failed = torch.where(now.ratio >= self.control.worst, int(Status.NONFINITE), int(Status.STAGNATED))
+            outcome = torch.where(now.ratio > 1, failed, int(Status.CONVERGED))
         else:
             outcome = torch.where(arrived, int(Status.CONVERGED), int(Status.STAGNATED))
         self.write(self.code, torch.where(code == RUNNING, outcome, code), ended)
@@ -335,6 +349,7 @@ class Run:
         self.now = Progress(*(None if v is None else take(v) for v in now))  # pyright: ignore[reportArgumentType]
         self.end, self.accepted, self.reached = take(self.end), take(self.accepted), take(self.reached)
         self.inner = None if self.inner is None else take(self.inner)
+        self.undefined = None  # they have ended
         if self.crossing is not None:
             self.crossing.value = take(self.crossing.value)
         whole = Field(self.system, self.field.args, lean=self.field.lean)
@@ -372,7 +387,7 @@ class Run:
             "evaluations": self.evaluations.reshape(shape),
         }
         return Solution(
-            value=out.reshape(-1, *shape, self.field.size),
+            value=out.reshape(len(out), *shape, self.field.size),
             status_code=code,
             residual_norm=(self.ratio / self.control.limit).reshape(shape),
             num_steps=self.steps.reshape(shape),

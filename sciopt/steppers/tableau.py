@@ -111,17 +111,26 @@ def recorded_attempt(tableau: Tableau, field: Field, t: Tensor, h: Tensor, y: Te
     ks = [field(t, y)]
     moved = y
     count = tableau.stages - 1 if field.bare and tableau.last else tableau.stages
-    for i in range(1, tableau.stages):
-        moved = y + size * (torch.stack(ks, -1) @ table.a[i - 1])
+    for i, (row, c) in enumerate(zip(tableau.a, tableau.c, strict=True), 1):
+        moved = torch.addcmul(y, size, combined(ks, row))
         if i < count:
-            ks.append(field(t + table.c[i - 1] * h, moved))
+            ks.append(field(t + c * h, moved))
     if not tableau.last:
-        moved = y + size * (torch.stack(ks, -1) @ table.b)
+        moved = torch.addcmul(y, size, combined(ks, tableau.b))
     if field.bare:
         return Attempt(moved)
     dense = h.reshape(-1, 1, 1) * torch.stack(ks, 1)
     error = None if table.error is None else (table.error.unsqueeze(-1) * dense).sum(-2)
     return Attempt(moved, error, (dense,), None, ks[-1] if tableau.last else None)
+
+
+def combined(ks: list[Tensor], weights: tuple[float, ...]) -> Tensor:
+    """Sum of the stages so far with their weights."""
+    total = ks[0] * weights[0]
+    for k, weight in zip(ks[1:], weights[1:], strict=False):
+        if weight:
+            total = torch.add(total, k, alpha=weight)
+    return total
 
 
 @dataclass(frozen=True, eq=False)
