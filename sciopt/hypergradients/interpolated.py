@@ -26,8 +26,8 @@ class InterpolatedAdjoint(AbstractContinuousAdjoint):
 
     An approximation: it converges to the derivative with the tolerances, and ``measure`` tells how far it is from the exact
     derivative of the steps. Its steps are chosen for the adjoint, so it suits problems whose adjoint is smoother or rougher
-    than their state; on others `Unrolled` is exact and costs less. Memory: the forward states and, in the backward pass,
-    the dense output.
+    than their state; on others `Unrolled` is exact and costs less (a sixth, on 256 trajectories of a small network). Memory:
+    the forward states and, in the backward pass, the dense output.
 
     Args:
         solver: the stepper of the adjoint equation; None: that of the state. (For a state by `Rodas5P` name another:
@@ -78,10 +78,12 @@ class InterpolatedAdjoint(AbstractContinuousAdjoint):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Backsolve(AbstractContinuousAdjoint):
-    """Solve state and adjoint backwards together, from each output time to the one before; no steps are remembered.
+    """Solve state and adjoint backwards together, from each output time to the one before; no forward step is remembered.
 
-    The least memory and the least trust: where the forward flow contracts, the backward one expands, and its error grows
-    like the contraction. ``measure`` tells how far the result is from the exact derivative of the steps (and keeps those).
+    Between the passes only the outputs are kept. The least to trust: where the forward flow contracts, the backward one
+    expands, and its error grows like the contraction. ``measure`` tells how far the result is from the exact derivative of
+    the steps (and keeps those). On 256 trajectories of a small network it took 3.4 times as long as `Unrolled`, and as much
+    memory at its peak.
 
     Args:
         solver: the stepper of the backward solve; None: that of the state.

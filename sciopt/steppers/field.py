@@ -145,7 +145,7 @@ class Field:
             return wide.movedim(0, -1)
 
         out = flat(None, None) if self.direct else self.system.call(flat, y, self.args)
-        return out.reshape(self.rows, -1).movedim(-1, 0)
+        return out.reshape(self.rows, out.shape[-1]).movedim(-1, 0)
 
     def _bound_mass(self) -> Tensor | None:
         """The mass matrix ``(n, n)``, as an argument where it carries a derivative; None when there is none."""

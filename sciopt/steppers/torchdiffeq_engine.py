@@ -137,7 +137,7 @@ class Outcome:
     def solution(self, x: Tensor) -> Solution:
         """The solution on the batch ``x`` ``(*batch, n)`` started from."""
         shape = x.shape[:-1]
-        value = self.planes.reshape(-1, *x.shape)
+        value = self.planes.reshape(len(self.planes), *x.shape)
         code = torch.full(shape, int(self.status), device=x.device)
         good = torch.isfinite(value.detach()).all(-1).all(0)
         value = torch.where(good.unsqueeze(-1), value, x)

@@ -107,9 +107,9 @@ class NeuralODE(nn.Module):
             SolveError: with ``throw``, when a row fails.
         """
         expect("z0", z0, isinstance(z0, Tensor) and z0.ndim > 0, "a tensor (batch, ...)", "Add the batch in front.")
+        if torch.is_autocast_enabled(z0.device.type):  # what comes from layers before may be in half precision
+            z0, x = widened(z0), pytree.tree_map(widened, x)
         with torch.autocast(z0.device.type, enabled=False):
-            if torch.is_autocast_enabled(z0.device.type) or z0.dtype in (torch.float16, torch.bfloat16):
-                z0 = z0.float()
             solution = self.solve(z0, times, x, generator)
         state = solution.value
         value = state["z"] if isinstance(state, dict) else state
@@ -238,6 +238,12 @@ def arguments(t: Tensor, z: Tensor, x: Any) -> tuple[Any, ...]:
     """Arguments of the user's function at the start."""
     t = t.reshape(-1, *(1,) * (z.ndim - 1)) if t.ndim else t
     return (t, z) if x is None else (t, z, x)
+
+
+def widened(leaf: Any) -> Any:
+    """A tensor of half precision as a single one."""
+    half = isinstance(leaf, Tensor) and leaf.dtype in (torch.float16, torch.bfloat16)
+    return leaf.float() if half else leaf
 
 
 def detached(leaf: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sciopt import SolveError, Status
-from sciopt.domains.implicit.ode import NeuralODE
+from sciopt.domains.implicit.ode import KineticEnergy, NeuralODE
 from sciopt.hypergradients import Backsolve, ForwardUnrolled, InterpolatedAdjoint, TorchDiffEqAdjoint
 from sciopt.steppers import RK4, Dopri5, TorchDiffEq, Tsit5
 
@@ -330,3 +330,32 @@ def test_a_training_loop_in_single_precision_under_autocast(generator):
         optimizer.step()
         losses.append(float(loss.detach()))
     assert out.dtype == torch.float32 and losses[-1] < 0.2 * losses[0]
+
+
+def test_edges_of_the_batch_and_of_time(generator):
+    net, z0 = Net(generator), draw(generator, 2, 3)
+    node = NeuralODE(net)
+    none = node(z0[:0])
+    assert none.shape == (0, 3)
+    assert all(not g.any() for g in torch.autograd.grad(none.sum(), list(net.parameters())))
+    still = torch.tensor([0.5, 0.5, 0.5], dtype=torch.float64)
+    assert torch.equal(node(z0, still), z0)
+    with torch.no_grad():
+        assert not node(z0).requires_grad
+    with pytest.raises(ValueError, match="finite"):
+        node(z0 * float("nan"))
+    with pytest.raises(ValueError, match="monotone"):
+        node(z0, torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64))
+
+
+def test_images_and_precision(generator):
+    layer = nn.Conv2d(2, 2, 3, padding=1)
+    node = NeuralODE(lambda t, z: torch.tanh(layer(z)) * t, integrals=(KineticEnergy(),), with_solution=True)
+    z0 = draw(generator, 3, 2, 5, 5, dtype=torch.float32)
+    value, solution = node(z0)
+    assert value.shape == z0.shape and value.dtype == torch.float32 and solution.aux["integrals"].shape == (3, 1)
+    value.sum().backward()
+    assert layer.weight.grad is not None and float(layer.weight.grad.abs().sum()) > 0
+    wide = torch.ones(2, 2, dtype=torch.float64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # nothing is narrowed
+        assert NeuralODE(lambda t, z: -z)(wide).dtype == torch.float64
