@@ -23,10 +23,10 @@ class Rodas5P(AbstractOneStep):
     """Rosenbrock-Wanner method of order 5(4) with stiff dense output of order 4: the default for stiff systems.
 
     L-stable and stiffly accurate, without Newton iterations: each step takes one Jacobian, one LU factorisation and eight
-    solves per problem. It keeps linear invariants to rounding and solves index-1 differential-algebraic equations
-    (`InitialValue` with a singular ``mass``) from consistent initial values. Give the problem its ``jacobian`` where there
-    is a formula: n products by autograd cost more than the rest of a small step. For hundreds of unknowns the dense
-    matrices dominate.
+    solves per problem. It keeps linear invariants up to the rounding of the right-hand side, and solves index-1
+    differential-algebraic equations (`InitialValue` with a singular ``mass``) from consistent initial values. Give the
+    problem its ``jacobian`` where there is a formula: n products by autograd cost more than the rest of a small step. For
+    hundreds of unknowns the dense matrices dominate.
 
     Args:
         rtol: relative tolerance of the local error; default 1e-6 in float64, 1e-4 in float32.

@@ -158,7 +158,8 @@ class Stages(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        wanted = [i for i, need in enumerate(ctx.needs_input_grad) if need]
+        # the chain of the stages runs through the cotangent of y, wanted or not
+        wanted = [i for i, need in enumerate(ctx.needs_input_grad) if need or i == 3]
         out: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         for i, grad in zip(wanted, pull_stages(ctx, wanted, cotangents[0]), strict=True):
             out[i] = grad
@@ -166,7 +167,7 @@ class Stages(torch.autograd.Function):
 
 
 def pull_stages(ctx: Any, wanted: list[int], cotangent: Tensor) -> list[Tensor | None]:
-    """Cotangents of the inputs numbered by ``wanted``, of those of `Stages`: 1: t, 3: y, from 4: the field's arguments."""
+    """Cotangents of the inputs of `Stages` numbered by ``wanted``: 1: t, 3: y (always), from 4: the field's arguments."""
     (space,) = ctx.saved_tensors
     field, (_, h, y), (packed, pivots) = ctx.field, ctx.given, ctx.factors
     (t0, y0, jacobian, drift), mass = ctx.start, ctx.field.mass
@@ -187,7 +188,7 @@ def pull_stages(ctx: Any, wanted: list[int], cotangent: Tensor) -> list[Tensor |
             before = total[k]
             total[k] = before if grad is None else grad if before is None else before + grad
 
-    at = wanted.index(3) if 3 in wanted else -1
+    at = wanted.index(3)
     duals = torch.empty_like(bars)
     for i in reversed(range(STAGES)):
         duals[i] = torch.linalg.lu_solve(packed, pivots, bars[i].unsqueeze(-1), adjoint=True).squeeze(-1)

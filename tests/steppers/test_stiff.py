@@ -11,7 +11,9 @@ from sciopt import InitialValue, Status, best_response
 from sciopt.domains.implicit import hires, oregonator, robertson, robertson_dae, van_der_pol
 from sciopt.hypergradients import ForwardUnrolled, Unrolled
 from sciopt.inner import Newton
-from sciopt.steppers import Kvaerno5, Rodas5P, Tsit5, consistent_start
+from sciopt.params import ravel
+from sciopt.problem.system import System
+from sciopt.steppers import Field, Kvaerno5, Rodas5P, Tsit5, consistent_start
 from sciopt.steppers.engine import march
 from tests.steppers.stiff_reference import kvaerno5_step, rodas5p_step, textbook_rodas5p
 
@@ -90,15 +92,31 @@ def test_gradients_are_those_of_the_frozen_steps(method):
 
 def frozen_steps(problem, solver, phi, start) -> list[tuple[Tensor, Tensor]]:
     """The accepted steps of a run, as ``(t, h)``."""
-    from sciopt.params import ravel
-    from sciopt.problem.system import System
-
     layout, flat = ravel(start.detach())
     system = System(problem=problem, layout=layout, outer_spec=ravel(phi)[0].spec, num_outer=1)
     tape = march(solver, system, [phi.detach()], flat, keep=True)[1]
     assert tape is not None
     grid = tape.grid()
     return [(t[0], h[0]) for t, h in zip(grid.t, grid.h, strict=True) if h[0] != 0]
+
+
+@each_method
+@pytest.mark.parametrize("moving", [True, False])
+def test_one_step_recorded_in_both_ways(method, moving):
+    """What a backward pass records against what a transform follows, whatever carries a derivative."""
+    phi, start = double(1.3, 0.7).requires_grad_(), double(1.0, 0.5).requires_grad_(moving)
+    layout, _ = ravel(start.detach())
+    problem = InitialValue(wave, double(0.0, 1.0))
+    system = System(problem=problem, layout=layout, outer_spec=ravel(phi)[0].spec, num_outer=1)
+    wanted = [phi, start] if moving else [phi]
+    found = []
+    for lean in (True, False):
+        field = Field(system, [phi], lean=lean)
+        t = double(0.2)
+        trial = method(rtol=1e-10, atol=1e-13).attempt(field, t, double(0.3), start.unsqueeze(0))
+        inside = method().interpolate(trial, t, double(0.3), start.unsqueeze(0), double(0.4))
+        found.append(torch.autograd.grad((trial.y * double(1.0, 2.0)).sum() + inside.sum(), wanted))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-13)
 
 
 @each_method
