@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -26,6 +26,7 @@ RIDGE = 3.0  # kcal/mol/A^2 added to the springs of the model Hessian, about the
 ROUGH = 100.0  # the same while bonds and contacts of a start settle: soft motions wait, the valley stays the start's
 TOLERANCE = 1e-2  # kcal/mol/A, norm of a row's gradient; about where RDKit's own minimizer stops
 BUDGET = 1_000
+STIFF = 2e3  # kcal/mol/A^2, about the largest curvature of a bond
 MOST_NUMBERS = 1 << 25  # of the model Hessians of the rows minimised at once: 256 MB in float64, a few times over
 LARGEST_MODEL = 3_000  # coordinates of a row; beyond it the Hessian is not modelled, and L-BFGS goes without
 WASTE = 0.2  # of padded atoms in a group: larger groups are worth it
@@ -221,7 +222,15 @@ def approach(energy: AbstractEnergy, batch: ConformerBatch, free: bool) -> tuple
     """Positions near the minima by steps in float32, and how many evaluations each row took."""
     coarse, narrow = energy.to(torch.float32), batch.with_positions(batch.positions.to(torch.float32))
     rough = settle(coarse, narrow, SETTLING, free, ROUGH)
-    close = settle(coarse, narrow.with_positions(rough.value), EARLY, free)
+    # what rounding of coordinates leaves of the gradient: a chain of hundreds of angstrom gets no nearer in float32
+    noise = (
+        STIFF
+        * torch.finfo(torch.float32).eps
+        * float(narrow.positions.abs().max())
+        * narrow.positions[0].numel() ** 0.5
+    )
+    early = replace(EARLY, atol=max(EARLY.atol, noise))
+    close = settle(coarse, narrow.with_positions(rough.value), early, free)
     fine = close.value.isfinite().flatten(1).all(-1)[:, None, None]
     positions = torch.where(fine, close.value.to(batch.positions.dtype), batch.positions)
     return positions, rough.num_steps + close.num_steps

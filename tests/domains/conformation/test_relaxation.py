@@ -257,3 +257,27 @@ def test_the_direct_adjoint_serves_both_precisions() -> None:
     assert_close(found[1], found[0], rtol=0, atol=2e-3)
     with pytest.raises(ValueError, match="HessianAdjoint: expected `rtol`"):
         HessianAdjoint(energy=MMFF.of(start), rtol=-1.0)
+
+
+def test_long_chains_leave_float32_in_time() -> None:
+    """Coordinates of hundreds of angstrom cannot be resolved to the usual gradient in float32: the last steps are float64's.
+
+    Two hundred carbons as a stretched zigzag, disturbed; with the short chain's tolerance it took 551 evaluations.
+    """
+    count = 200
+    mol = Chem.AddHs(Chem.MolFromSmiles("C" * count))
+    x = torch.zeros(1, mol.GetNumAtoms(), 3, dtype=torch.float64)
+    place = torch.arange(count, dtype=torch.float64)
+    side = 1 - 2 * (place.remainder(2) == 0).double()
+    x[0, :count, 0], x[0, :count, 1] = 1.27 * place, 0.43 * side
+    seen = [0] * count
+    for atom in list(mol.GetAtoms())[count:]:
+        carbon = atom.GetNeighbors()[0].GetIdx()
+        out = -1.0 if carbon == 0 else 1.0
+        steps = [(0.0, 0.6 * side[carbon], 0.9), (0.0, 0.6 * side[carbon], -0.9), (0.9 * out, -0.5 * side[carbon], 0.0)]
+        x[0, atom.GetIdx()] = x[0, carbon] + torch.tensor([float(v) for v in steps[seen[carbon]]], dtype=torch.float64)
+        seen[carbon] += 1
+    x += 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one = torch.zeros(1, dtype=torch.int64)
+    relaxed = relax(ConformerBatch(mols=(mol,), positions=x, molecule=one, conformer=one))
+    assert relaxed.converged.tolist() == [True] and int(relaxed.num_steps) <= 60
