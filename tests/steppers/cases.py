@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sciopt import InitialValue, best_response
 from sciopt.solution import Solution
-from sciopt.steppers import RK4, AbstractOneStep, Bosh3, Dopri5, Euler, Midpoint, Tsit5
+from sciopt.steppers import RK4, AbstractOneStep, Bosh3, Dopri5, Euler, Kvaerno5, Midpoint, Rodas5P, Tsit5
 
 F64 = torch.float64
 
@@ -45,6 +45,8 @@ STEPPER_CASES = [
     StepperCase(RK4, 16, 32),
     StepperCase(Midpoint, 64, 128),
     StepperCase(Euler, 256, 512),
+    StepperCase(Rodas5P, 32, 64),
+    StepperCase(Kvaerno5, 16, 32),
 ]
 ADAPTIVE_CASES = [case for case in STEPPER_CASES if case.kind.error_order]
 
