@@ -118,7 +118,7 @@ def respond(
         method, reason = method.choose(problem, x0.numel(), x0.element_size())
         record.notes.append(reason)
     captured: tuple[torch.Tensor, ...] = ()
-    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+    asked: list[tuple[torch.Tensor, ...]] = []
     if method.needs_captures or isinstance(problem, InitialValue):
         captured, asked = captures_of(system, x0, leaves)
     system = replace(system, captured=captured, asked=asked)
@@ -202,7 +202,7 @@ def check_batch(problem: AbstractProblem, leaves: list[torch.Tensor]) -> None:
 
 def captures_of(
     system: System, x0: torch.Tensor, leaves: list[torch.Tensor]
-) -> tuple[tuple[torch.Tensor, ...], list[tuple[torch.Tensor, torch.Tensor]]]:
+) -> tuple[tuple[torch.Tensor, ...], list[tuple[torch.Tensor, ...]]]:
     """Captured tensors with derivatives that the problem's functions use; and the residual at the start, if it was asked."""
     problem = system.problem
 
@@ -227,7 +227,7 @@ def captures_of(
             "them in, or use Unrolled() without `checkpoints`."
         )
     if isinstance(problem, (FixedPoint, RootFind)) and not under_transform():
-        return captured, [(x0, system.layout.flatten(out).detach())]
+        return captured, [(system.layout.flatten(out).detach(), x0, *leaves)]
     return captured, []
 
 

@@ -145,7 +145,7 @@ def run(
     running = code == int(Status.RUNNING)
     exact = check_every == 1
     active = -1
-    idle = 0.0  # looks since the last compaction, in whole batches, spent on rows that had ended: as dear as a compaction
+    idle = 0.0  # looks spent on rows that had ended, in whole batches: one is as dear as a compaction
     book: RowBook | None = None
     for k in range(solver.max_steps):
         if k % check_every == 0:

@@ -86,9 +86,7 @@ def substitute(originals: Sequence[Tensor], replacements: Sequence[Tensor]) -> I
         yield
 
 
-def find_captures(
-    owner: str, function: Callable[..., Any], inputs: Sequence[Tensor]
-) -> tuple[tuple[Tensor, ...], Any]:
+def find_captures(owner: str, function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Any]:
     """Foreign tensors with derivatives that ``function(*inputs)`` uses, and its result; ``inputs`` plain and detached.
 
     Raises:

@@ -129,3 +129,19 @@ def test_finished_rows_of_a_fixed_point_are_dropped(
     loose = FixedPoint(spread([]).fixed_point_map, batch_ndim=1, restrict=lambda rows: 3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="FixedPoint: expected `restrict` to return a FixedPoint"):
         best_response(loose, phi, init=start, solver=solver)
+
+
+def test_the_first_residual_is_asked_once() -> None:
+    """The look for captured tensors evaluates the map at the start: the solver does not ask again."""
+    calls: list[Tensor] = []
+
+    def step(z: Tensor, phi: Tensor) -> Tensor:
+        calls.append(z.detach().clone())
+        return 0.5 * torch.cos(z) + phi
+
+    phi = torch.ones(SIZE, dtype=torch.float64, requires_grad=True)
+    init = torch.zeros(SIZE, dtype=torch.float64)
+    solution = best_response(FixedPoint(step), phi, init=init, solver=Picard())
+    assert len(calls) == int(solution.num_steps) + 1
+    assert sum(torch.equal(z, init) for z in calls) == 1
+    assert_close(solution.value, 0.5 * torch.cos(solution.value) + phi, rtol=1e-7, atol=0)
