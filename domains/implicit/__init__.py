@@ -21,6 +21,14 @@ from sciopt.domains.implicit.ode import (
     LatentODE,
     NeuralODE,
 )
+from sciopt.domains.implicit.optimization import curve_fit, entropic_transport, quadratic_program
+from sciopt.domains.implicit.science import (
+    fit_rates,
+    identifiability,
+    infer_permittivity,
+    mass_action_model,
+    plan_measurements,
+)
 from sciopt.domains.implicit.stiff import (
     MassAction,
     Speciation,
@@ -57,12 +65,20 @@ __all__ = [
     "acid_base",
     "brusselator",
     "brusselator_line",
+    "curve_fit",
+    "entropic_transport",
     "enzyme_cascade",
+    "fit_rates",
     "gradient_error",
     "hires",
+    "identifiability",
+    "infer_permittivity",
     "jacobian_penalty",
+    "mass_action_model",
     "oregonator",
     "phantom_gradient",
+    "plan_measurements",
+    "quadratic_program",
     "reactions",
     "robertson",
     "robertson_dae",

@@ -71,6 +71,9 @@ class InteriorPoint(AbstractIterativeSolver):
         data = read_off(oracle, x, parts)
         finite = torch.stack([torch.isfinite(t.detach()).flatten(start.ndim).all(-1) for t in data.values()]).all(0)
         data = {k: select(finite, v, torch.zeros_like(v)) for k, v in data.items()}
+        with torch.no_grad():
+            sizes = {f"size_{k}": largest(data[k]) for k in "QAG"} | {"size_AA": largest(data["A"] @ data["A"].mT)}
+        data |= sizes
         ones = torch.ones_like(data["h"])
         factors = factorise(data, ones)
         theta, y, z = saddle(data, factors, ones, -data["p"], data["b"], data["h"])
@@ -129,7 +132,7 @@ class InteriorPoint(AbstractIterativeSolver):
         parts = split(oracle, x)
         moved = x.index_copy(-1, parts.primal, theta)
         moved = moved.index_copy(-1, parts.equality, y).index_copy(-1, parts.inequality, z)
-        size = norm(oracle.residual(moved))
+        size = norm(optimality(oracle, data, theta, y, z))
         with torch.no_grad():
             reached = torch.maximum(size, norm(torch.minimum(s, z)))
             lost = ~(reached <= 1e3 * state["best"])  # rounding: the point before was better
@@ -173,15 +176,16 @@ def factorise(data: dict[str, Tensor], weights: Tensor) -> tuple[Tensor, Tensor,
     """
     Q, A, G = data["Q"], data["A"], data["G"]
     eps = torch.finfo(Q.dtype).eps
-    curvature = largest(Q)
-    slope = largest(A @ A.mT)
+    curvature, slope = data["size_Q"], data["size_AA"]
     ratio = quotient(torch.where(curvature > 0, curvature, 1.0), slope)
     H = Q + G.mT @ (weights.unsqueeze(-1) * G) + grow(ratio) * (A.mT @ A)
-    tiny = grow(eps * torch.where(curvature > 0, curvature, largest(H)) + torch.finfo(Q.dtype).tiny)
+    held = torch.where(curvature > 0, curvature, data["size_G"] ** 2 + slope)
+    tiny = grow(eps * held + torch.finfo(Q.dtype).tiny)
     outer = safe_cholesky(H, tiny)
     inverse = torch.cholesky_solve(A.mT, outer)
     schur = A @ inverse
-    inner = safe_cholesky(schur, grow(eps * largest(schur) + torch.finfo(Q.dtype).tiny))
+    scale = schur.detach().diagonal(dim1=-2, dim2=-1).amax(-1) if A.shape[-2] else curvature
+    inner = safe_cholesky(schur, grow(eps * scale + torch.finfo(Q.dtype).tiny))
     return outer, inner, inverse, ratio
 
 
@@ -212,14 +216,24 @@ def safe_cholesky(matrix: Tensor, tiny: Tensor) -> Tensor:
     """Cholesky factor of ``matrix + tiny``, with more added in rows that need it; the identity where nothing helps."""
     n = matrix.shape[-1]
     eye = torch.eye(n, dtype=matrix.dtype, device=matrix.device)
-    shift, tested = tiny.detach(), matrix.detach()
-    for _ in range(4):
-        bad = torch.linalg.cholesky_ex(tested + shift * eye)[1] != 0
-        if not any_row(bad):
-            break
-        shift = torch.where(grow(bad), 1e3 * shift, shift)
+    shift = tiny.detach()
     factor, info = torch.linalg.cholesky_ex(matrix + shift * eye)
+    for _ in range(4):
+        if not any_row(info != 0):
+            break
+        shift = torch.where(grow(info != 0), 1e3 * shift, shift)
+        factor, info = torch.linalg.cholesky_ex(matrix + shift * eye)
     return select(info != 0, eye, factor)
+
+
+def optimality(oracle: Oracle, data: dict[str, Tensor], theta: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """The problem's residual, as a vector up to signs, from the matrices."""
+    oracle.counter["residual"] += 1
+    excess = product(data["G"], theta) - data["h"]
+    active = z >= -excess
+    pushing = torch.where(active, z, 0.0) if isinstance(oracle.problem, QuadraticProgram) else z
+    balance = product(data["Q"], theta) + data["p"] + product(data["A"].mT, y) + product(data["G"].mT, pushing)
+    return torch.cat([balance, product(data["A"], theta) - data["b"], torch.where(active, excess, z)], -1)
 
 
 def inside(v: Tensor) -> Tensor:
@@ -265,7 +279,7 @@ def empty(data: dict[str, Tensor], y: Tensor, z: Tensor) -> Tensor:
     size = norm(torch.cat([y, z], -1))
     combination = norm(product(data["A"].mT, y) + product(data["G"].mT, z))
     bound = dot(data["b"], y) + dot(data["h"], z)
-    slopes = torch.maximum(largest(data["A"]), largest(data["G"]))
+    slopes = torch.maximum(data["size_A"], data["size_G"])
     heights = norm(torch.cat([data["b"], data["h"]], -1))
     return (combination <= CERTIFIED * slopes * size) & (bound < -1e3 * CERTIFIED * heights * size)
 
@@ -274,23 +288,23 @@ def outside(data: dict[str, Tensor], theta: Tensor) -> Tensor:
     """Whether the point violates the constraints by far more than rounding."""
     excess = (product(data["G"], theta) - data["h"]).clamp_min(0.0)
     violation = norm(torch.cat([product(data["A"], theta) - data["b"], excess], -1))
-    size = torch.maximum(largest(data["A"]), largest(data["G"])) * norm(theta) + norm(data["b"])
+    size = torch.maximum(data["size_A"], data["size_G"]) * norm(theta) + norm(data["b"])
     return violation > torch.finfo(theta.dtype).eps ** 0.4 * size
 
 
 def unbounded(data: dict[str, Tensor], theta: Tensor) -> Tensor:
     """Whether the loss falls for ever along theta: ``Q d = 0``, ``A d = 0``, ``G d <= 0`` while ``p.d < 0``."""
     size = norm(theta)
-    flat = norm(product(data["Q"], theta)) <= CERTIFIED * largest(data["Q"]) * size
-    held = norm(product(data["A"], theta)) <= CERTIFIED * largest(data["A"]) * size
-    free = norm(product(data["G"], theta).clamp_min(0.0)) <= CERTIFIED * largest(data["G"]) * size
+    flat = norm(product(data["Q"], theta)) <= CERTIFIED * data["size_Q"] * size
+    held = norm(product(data["A"], theta)) <= CERTIFIED * data["size_A"] * size
+    free = norm(product(data["G"], theta).clamp_min(0.0)) <= CERTIFIED * data["size_G"] * size
     falls = dot(data["p"], theta) < -1e3 * CERTIFIED * norm(data["p"]) * size
     return flat & held & free & falls & (size > 0)
 
 
 def rounding(data: dict[str, Tensor], theta: Tensor, y: Tensor, z: Tensor) -> Tensor:
     """The residual that rounding of the point alone explains; none for a point that runs away."""
-    size = largest(data["Q"]) * norm(theta) + largest(data["A"]) * norm(y) + largest(data["G"]) * norm(z)
+    size = data["size_Q"] * norm(theta) + data["size_A"] * norm(y) + data["size_G"] * norm(z)
     floor = 10 * torch.finfo(theta.dtype).eps * size
     limit = torch.finfo(theta.dtype).eps ** 0.6 * (norm(data["p"]) + norm(data["b"]))
     return torch.where(torch.isfinite(floor), torch.minimum(floor, limit), 0.0)

@@ -19,7 +19,7 @@ from sciopt.transforms import under_transform
 
 __all__ = ["DegenerateWarning", "quadratic_program"]
 
-STRICT = 1e-3  # a multiplier and its slack both below this part of their largest: no clear active set
+STRICT = 1e-5  # a multiplier and its slack both below this part of their largest: no clear active set
 
 
 class DegenerateWarning(UserWarning):
@@ -96,20 +96,25 @@ def quadratic_program(
         throw=throw,
     )
     if G is not None and h is not None and solution.value.requires_grad and not under_transform():
-        warn_of_kinks(solution, G, h)
+        warn_of_kinks(solution, given)
     return solution
 
 
 @torch.no_grad()
-def warn_of_kinks(solution: Solution, G: Tensor, h: Tensor) -> None:
+def warn_of_kinks(solution: Solution, given: dict[str, Tensor]) -> None:
     """Warn where a multiplier and its slack both vanish: there the solution has no derivative."""
     multipliers = solution.aux["inequality_multipliers"]
-    slacks = h - (G @ solution.value.unsqueeze(-1)).squeeze(-1)
+    G = given["G"]
+    slacks = given["h"] - (G @ solution.value.unsqueeze(-1)).squeeze(-1)
     if not multipliers.shape[-1]:
         return
-    size = torch.finfo(slacks.dtype).eps ** 0.25  # a degenerate pair ends near the root of rounding
-    largest = [v.abs().amax(-1, keepdim=True).clamp_min(size) for v in (multipliers, slacks)]
-    weak = (multipliers < STRICT * largest[0]) & (slacks < STRICT * largest[1])
+    force, stiffness = given["p"].abs().amax(-1, keepdim=True), given["Q"].abs().amax((-2, -1)).unsqueeze(-1)
+    reach = force * G.abs().amax((-2, -1)).unsqueeze(-1) / torch.where(stiffness > 0, stiffness, torch.inf)
+    sizes = (
+        torch.maximum(multipliers.amax(-1, keepdim=True), force),
+        torch.maximum(slacks.amax(-1, keepdim=True), reach),
+    )
+    weak = (multipliers < STRICT * sizes[0]) & (slacks < STRICT * sizes[1])
     rows = weak.any(-1) & solution.converged
     if bool(rows.any()):
         named = torch.nonzero(rows.reshape(-1)).reshape(-1).tolist()

@@ -32,7 +32,7 @@ def test_a_kinetics_job_reports_rates_errors_and_the_next_time(tmp_path):
     assert result.status == "CONVERGED" and reported
     assert result.metrics["k1"] == pytest.approx(2.0, rel=0.05)
     error, expected = (
-        result.metrics[f"k1, {name} [1]"]
+        float(result.metrics[f"k1, {name} [1]"])
         for name in ("standard error of the logarithm", "expected after the next measurements")
     )
     assert 0 < expected < error < 0.05
