@@ -18,7 +18,9 @@ def main() -> None:
         module = importlib.import_module(name)
         if not Path(str(module.__file__)).resolve().is_relative_to(home):
             raise SystemExit(f"smoke_wheel: expected {name} in {home}, got {module.__file__}.")
-    entries = importlib.import_module("sciopt.data").registry()
+    data = importlib.import_module("sciopt.data")
+    entries = data.registry()
+    data.shipped("gfn2_conformers.sdf.gz")  # raises where it is missing or damaged
     view = importlib.import_module("sciopt.view")
     scene = view.MoleculeScene(elements=("C",), bonds=(), positions=(((0.0, 0.0, 0.0),),))
     if "3Dmol" not in view.MoleculeView(scene=scene).page() or not (home / "view" / "3Dmol-LICENSE.txt").is_file():
