@@ -6,6 +6,8 @@ call (also under `torch.func.functional_call`), and autocast is off.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,15 +18,26 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from sciopt.hypergradients.precision import full_precision
 from sciopt.transforms import under_transform
 
-__all__ = ["FrozenMap", "module_of"]
+__all__ = ["FrozenMap", "modules_of"]
 
 Map = Callable[..., Tensor]
 
 
-def module_of(f: Map) -> nn.Module | None:
-    """The module behind a map: itself, or the owner of a bound method."""
-    owner = f if isinstance(f, nn.Module) else getattr(f, "__self__", None)
-    return owner if isinstance(owner, nn.Module) else None
+def modules_of(f: Any, depth: int = 2) -> list[nn.Module]:
+    """The modules behind a map: itself, the owner of a bound method, those that a function closes over or names."""
+    if isinstance(f, nn.Module):
+        return [f]
+    if isinstance(f, functools.partial):
+        return [m for part in (f.func, *f.args, *f.keywords.values()) for m in modules_of(part, depth)]
+    found = modules_of(f.__self__, 0) if inspect.ismethod(f) else []
+    function = getattr(f, "__func__", f)
+    if not inspect.isfunction(function) or depth == 0:
+        return found
+    reached = inspect.getclosurevars(function)
+    for value in (*reached.nonlocals.values(), *reached.globals.values()):
+        if isinstance(value, nn.Module) or inspect.isroutine(value) or isinstance(value, functools.partial):
+            found += [module for module in modules_of(value, depth - 1) if all(module is not m for m in found)]
+    return found
 
 
 class FrozenMap:
@@ -47,13 +60,13 @@ class FrozenMap:
         self.places: list[tuple[dict[str, Any], str]] = []
         self.tensors: list[Tensor] = []
         self.norms: list[nn.Module] = []
-        module = module_of(f)
-        if module is not None:
-            self._collect(module)
+        for module in modules_of(f):
+            self._collect(module, known=module is f)
 
-    def _collect(self, module: nn.Module) -> None:
+    def _collect(self, module: nn.Module, known: bool) -> None:
+        """Note tensors and what has to be held; a module that f only closes over may have parts that f does not use."""
         for part in module.modules():
-            frozen = part.training and freezes(part)
+            frozen = part.training and freezes(part, known)
             if frozen:
                 self.norms.append(part)
             for table in (part._parameters, part._buffers):
@@ -114,12 +127,12 @@ class FrozenMap:
             torch.cuda.set_rng_state(states[1], self.device)
 
 
-def freezes(part: nn.Module) -> bool:
+def freezes(part: nn.Module, known: bool) -> bool:
     """Whether a module in training mode changes its own buffers as it is used, so that a solve must hold them."""
     if isinstance(part, _NormBase):
         if part.track_running_stats and part.running_mean is not None:
             return True
-        if isinstance(part, _BatchNorm):
+        if isinstance(part, _BatchNorm) and known:
             raise ValueError(
                 f"DEQ: expected normalisation that keeps the samples apart, got {part} without running statistics in training "
                 "mode. Set track_running_stats=True (frozen during a solve), or use LayerNorm or GroupNorm."

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from sciopt import FixedPoint, Solution, best_response
-from sciopt.domains.implicit.equilibrium.frozen import FrozenMap, module_of
+from sciopt.domains.implicit.equilibrium.frozen import FrozenMap, modules_of
 from sciopt.domains.implicit.equilibrium.gradients import approximation
 from sciopt.hypergradients import AbstractHypergradient, HypergradientWarning, Implicit, NeumannOrKrylov
 from sciopt.hypergradients.precision import full_precision
@@ -191,8 +191,7 @@ def settle(layer: Strategies, problem: FixedPoint, floats: Sequence[Tensor], z0:
 
 def precision(f: Callable[..., Tensor], values: Sequence[Any]) -> torch.dtype:
     """float64 or float32: that of the parameters, else of the first input that has one of them."""
-    module = module_of(f)
-    own = () if module is None else (p for p in module.parameters() if p.is_floating_point())
+    own = (p for module in modules_of(f)[:1] for p in module.parameters() if p.is_floating_point())
     for tensor in (*own, *(t for t in values if isinstance(t, Tensor))):
         if tensor.dtype in (torch.float32, torch.float64):
             return tensor.dtype

@@ -110,6 +110,21 @@ def test_captured_tensors_get_gradients_whoever_owns_them(cell: Cell, x: Tensor)
         def step(self, z: Tensor, x: Tensor) -> Tensor:
             return gain * self.cell(z, x)
 
+    # a function that closes over the module: the adjoint, which comes after the call, uses the call's parameters too
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = cell
+
+        def forward(self, x: Tensor) -> Tensor:
+            return DEQ(lambda z, x: self.cell(z, x), solver=Anderson(rtol=1e-14))(x)
+
+    other = {name: 0.9 * p.detach() for name, p in Around().named_parameters()}
+    got = grad(lambda p: score(functional_call(Around(), p, (x,))))(other)
+    short = {name.removeprefix("cell."): p for name, p in other.items()}
+    right = grad(lambda p: score(unrolled(lambda z, x: functional_call(cell, p, (z, x)), x)))(short)
+    assert all(relative(got[f"cell.{name}"], tensor) < 1e-10 for name, tensor in right.items())
+
     wanted = [gain, cell.W]
     for layer in (Parent().layer[0], DEQ(lambda z, x: gain * cell(z, x), solver=Anderson(rtol=1e-14))):
         found = torch.autograd.grad(score(layer(x)), wanted)

@@ -146,9 +146,14 @@ def test_batch_norm_is_frozen_and_takes_in_the_solution_once(cell: Cell, x: Tens
     module.eval()
     layer(x)
     assert int(norm.num_batches_tracked or 0) == 1
-    coupled = nn.Sequential(nn.BatchNorm1d(SIZE, track_running_stats=False).double())
+
+    class Coupled(nn.BatchNorm1d):
+        def forward(self, input: Tensor, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return super().forward(input + x)
+
+    coupled = Coupled(SIZE, track_running_stats=False).double()
     with pytest.raises(ValueError, match="DEQ: expected normalisation that keeps the samples apart"):
-        DEQ(coupled.forward)(x)  # pyright: ignore[reportArgumentType]
+        DEQ(coupled)(x)
 
 
 def test_training_with_dropout_and_batch_norm_descends(generator: torch.Generator) -> None:
