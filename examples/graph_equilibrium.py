@@ -5,7 +5,7 @@
 # readout of the settled states learns Crippen's logP, computed by RDKit, on the shipped molecules. The same network with two
 # rounds of messages instead of an equilibrium, and the mean of the training set, show what that is worth here: on logP, a sum
 # of local contributions, next to nothing (0.39 against 0.40; the mean is off by 1.0). What it buys is reach: an atom's state
-# depends on all others, where two rounds end after two bonds.
+# depends on all others, where two rounds, of which the first has nothing to send yet, end after one bond.
 #
 #     python examples/graph_equilibrium.py graph_equilibrium.png
 
