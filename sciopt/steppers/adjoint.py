@@ -57,7 +57,7 @@ def replay(stepper: AbstractOneStep, field: Field, grid: Grid, x0: Tensor, *, in
         value = stepper.interpolate(part, t, h, y, (times[k] - t) / h)
         planes.append(torch.where((slot >= 0).unsqueeze(-1), value, end))
     if time is not None:
-        planes += [end, torch.cat([time.unsqueeze(-1), torch.zeros_like(end[:, 1:])], -1)]
+        planes += [planes[-1], torch.cat([time.unsqueeze(-1), torch.zeros_like(end[:, 1:])], -1)]
     return torch.stack(planes)
 
 
@@ -120,6 +120,12 @@ class Walk:
         system = field.system
         self.stepper, self.tape, self.field, self.shape = stepper, tape, field, cotangent.shape[1:]
         self.seeds = cotangent.reshape(len(cotangent), field.rows, field.size)
+        if (
+            tape.event_slot is not None
+        ):  # the state at the event is the last output: that is the end, or held from there
+            last = tape.slot.shape[0] - 1
+            self.seeds = self.seeds.clone()
+            self.seeds[last] += self.seeds[last + 1]
         count = system.num_outer
         self.leaves = [a.detach().requires_grad_(need) for a, need in zip(args, needs[1:], strict=True)]
         # in the lean field captured tensors stand for themselves
@@ -158,7 +164,7 @@ class Walk:
         self.event_seed: Tensor | None = None
         if tape.event_slot is not None:
             hit = (tape.event_slot >= 0).unsqueeze(-1)
-            self.event_seed = final + self.seeds[count]
+            self.event_seed = final
             bar = torch.where(hit, 0.0, self.event_seed)
             if self.moved is not None:
                 self.moved[-1] += torch.where(hit.squeeze(-1), 0.0, self.seeds[count + 1, :, 0])

@@ -74,7 +74,17 @@ class Field:
         if leaf is None:
             inner = self.system.layout.unflatten(y.reshape(*self.shape, self.size))
             return self._dynamics(inner, self._outer, t).reshape(self.rows, self.size)
-        out = self.problem.dynamics(t.reshape(self._time_shape), y if self._same else y.reshape(leaf), self._outer)
+        return self.at(t.reshape(self._time_shape), y)
+
+    @property
+    def time_shape(self) -> tuple[int, ...] | None:
+        """Shape in which `at` takes the times; None where `at` cannot be called."""
+        return self._time_shape if self.direct and self._leaf_shape is not None else None
+
+    def at(self, t: Tensor, y: Tensor) -> Tensor:
+        """``f(t, y)`` for times that are already in ``time_shape``: the shortest way, not counted."""
+        leaf = self._leaf_shape
+        out = self.problem.dynamics(t, y if self._same else y.reshape(leaf), self._outer)  # pyright: ignore[reportCallIssue, reportArgumentType]
         if not isinstance(out, Tensor) or out.shape != leaf or out.dtype != y.dtype:
             out = self._checked(out, y)
         return out if self._same else out.reshape(self.rows, self.size)

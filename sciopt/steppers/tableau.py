@@ -159,14 +159,20 @@ def lean_attempt(tableau: Tableau, field: Field, t: Tensor, h: Tensor, y: Tensor
     """One step in few operations: the stages are kept times h, so that each combination is one matrix product."""
     table, space = coefficients(tableau, y), workspace(tableau, field, y)
     shape, flat, size = y.shape, y.reshape(-1), h.unsqueeze(-1)
-    instants = torch.addcmul(t, table.c, h).unbind(0) if tableau.a else ()
+    instants, evaluate = (), field
+    if tableau.a:
+        instants = torch.addcmul(t, table.c, h)
+        if field.time_shape is not None:
+            instants, evaluate = instants.view(-1, *field.time_shape), field.at
+            field.system.counter["dynamics"] += len(tableau.a)
+        instants = instants.unbind(0)
     slope = field(t, y) if start is None else start
     torch.mul(slope, size, out=space.rows[0])
     moved = y
-    for i, instant in enumerate(instants, 1):
-        moved = torch.addmv(flat, space.before[i], table.a[i - 1]).view(shape)
-        slope = field(instant, moved)
-        torch.mul(slope, size, out=space.rows[i])
+    for instant, before, row, out in zip(instants, space.before[1:], table.a, space.rows[1:], strict=False):
+        moved = torch.addmv(flat, before, row).view(shape)
+        slope = evaluate(instant, moved)
+        torch.mul(slope, size, out=out)
     if not tableau.last:
         moved = torch.addmv(flat, space.before[-1], table.b).view(shape)
     error = None if table.error is None else torch.mv(space.before[-1], table.error).view(shape)

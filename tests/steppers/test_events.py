@@ -64,6 +64,20 @@ def test_direction_of_the_crossing():
     assert threshold(shrink, start, event_direction=1).aux["event_time"].item() == 3.0
 
 
+def test_derivatives_in_the_times_with_and_without_an_event():
+    times = torch.tensor([[0.0, 0.0], [0.2, 0.3], [0.5, 2.0]], dtype=F64, requires_grad=True)
+    rate = torch.ones(2, dtype=F64)
+    problem = InitialValue(lambda t, y, a: a * y, times, batch_ndim=1, event=lambda t, y, a: y - 2)
+    solution = best_response(problem, rate, init=torch.ones(2, dtype=F64), solver=TIGHT)
+    total = solution.value.sum() + (solution.aux["event_time"] + 3 * solution.aux["event_state"]).sum()
+    start, inner, last = times
+    end = torch.stack([last[0] - start[0], torch.tensor(math.log(2.0), dtype=F64)])
+    exact = torch.exp(inner - start).sum() + 4 * torch.exp(end).sum() + last[0] + start[1] + math.log(2.0)
+    for record in (False, True):
+        grads = torch.autograd.grad(total, times, retain_graph=True, create_graph=record)
+        torch.testing.assert_close(grads, torch.autograd.grad(exact, times, retain_graph=True), rtol=1e-6, atol=1e-8)
+
+
 def fall(height, gravity, speed=0.0):
     """A ball until it hits the ground: solution, with gradients of the time of impact."""
     problem = InitialValue(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 from sciopt import BilevelProblem, InitialValue, best_response, hypergradient
 from sciopt.hypergradients import ForwardUnrolled, Unrolled
@@ -39,8 +40,7 @@ def unrolled(solver, weight, rate, start, times):
     problem = InitialValue(swirl, times.detach(), batch_ndim=1)
     layout, x = ravel(start.detach(), 1)
     phi = {"rate": rate.detach(), "weight": weight.detach()}
-    spec = torch.utils._pytree.tree_structure(phi)
-    leaves = torch.utils._pytree.tree_leaves(phi)
+    leaves, spec = pytree.tree_flatten(phi)
     system = System(problem=problem, layout=layout, outer_spec=spec, num_outer=2)
     tape = march(solver, system, leaves, x, keep=True, moving=True)[1]
     assert tape is not None
@@ -83,7 +83,7 @@ def test_gradients_are_those_of_the_frozen_steps(case, generator):
         torch.testing.assert_close(b, c, rtol=1e-10, atol=1e-11)
     directions = [randn(*g.shape, generator=generator) for g in given]
     second, exact = (
-        torch.autograd.grad(sum((g * d).sum() for g, d in zip(first, directions, strict=True)), given)
+        torch.autograd.grad(torch.stack([(g * d).sum() for g, d in zip(first, directions, strict=True)]).sum(), given)
         for first in (again, truth)
     )
     for a, b in zip(second, exact, strict=True):
@@ -177,7 +177,8 @@ def test_captured_tensors_and_modules_get_their_gradients():
     assert net.bias is not None
     block = torch.cat([torch.cat([net.weight, net.bias.unsqueeze(1)], 1), torch.zeros(1, 3, dtype=F64)])
     start = torch.cat([init, torch.ones(2, 1, dtype=F64)], 1)
-    exact = sum((start @ torch.linalg.matrix_exp(speed**2 * t * block).mT)[:, :2].sum() for t in (0.5, 1.0))
+    ends = [(start @ torch.linalg.matrix_exp(speed**2 * t * block).mT)[:, :2].sum() for t in (0.5, 1.0)]
+    exact = torch.stack(ends).sum()
     for a, b in zip(grads, torch.autograd.grad(exact, wanted), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
 
