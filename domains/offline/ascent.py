@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sciopt.checks import check_option
 from sciopt.domains.offline.relaxation import fit_relaxation, standardised
-from sciopt.domains.offline.search import AbstractSearch, Proposal, check_request, nearest_allowed
+from sciopt.domains.offline.search import AbstractSearch, Proposal, best_starts, check_request, nearest_allowed
 from sciopt.domains.offline.spaces import CategoricalSpace
 from sciopt.domains.offline.task import Table
 from sciopt.hypergradients import FirstOrder
@@ -153,6 +153,7 @@ class GradientAscent(AbstractSearch):
     ) -> Proposal:
         """See `AbstractSearch.propose`."""
         check_request("GradientAscent", table, count, pool)
+        start = best_starts("GradientAscent", table, count)
         relaxation = fit_relaxation(space, table, keep=self.keep, dtype=torch.float32)
         targets, mean, scale = standardised(table.scores.to(torch.float64))
         rows = torch.randperm(len(table), generator=generator, device=generator.device)[: self.rows]
@@ -166,7 +167,7 @@ class GradientAscent(AbstractSearch):
             each = nets.predict(points)
             return each.amin(0) if self.least else each.mean(0)
 
-        points = relaxation.points(table.best(count)).requires_grad_()
+        points = relaxation.points(start).requires_grad_()
         adam = torch.optim.Adam([points], lr=self.step_size)
         for _ in range(self.num_steps):
             (points.grad,) = torch.autograd.grad(-value(points).sum(), points)

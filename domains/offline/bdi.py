@@ -13,7 +13,7 @@ from torch import Tensor
 from sciopt.bilevel import BilevelProblem
 from sciopt.checks import check_option
 from sciopt.domains.offline.relaxation import LogitRelaxation, fit_relaxation, standardised
-from sciopt.domains.offline.search import AbstractSearch, Proposal, check_request, nearest_allowed
+from sciopt.domains.offline.search import AbstractSearch, Proposal, best_starts, check_request, nearest_allowed
 from sciopt.domains.offline.spaces import CategoricalSpace
 from sciopt.domains.offline.task import Table
 from sciopt.hypergradients import ClosedForm
@@ -89,8 +89,9 @@ class BDI(AbstractSearch):
     ) -> Proposal:
         """See `AbstractSearch.propose`; the start is the best visible designs, and nothing is drawn at random."""
         check_request("BDI", table, count, pool)
+        first = best_starts("BDI", table, count)
         stated = bidirectional_problem(self, space, table)
-        start = stated.relaxation.points(table.best(count))
+        start = stated.relaxation.points(first)
         points = stated.search(start, self.num_steps)
         designs = nearest_allowed(stated.relaxation.designs(points), pool)
         predicted = None

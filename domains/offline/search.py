@@ -13,7 +13,7 @@ from sciopt.checks import check_option
 from sciopt.domains.offline.spaces import CategoricalSpace
 from sciopt.domains.offline.task import Table
 
-__all__ = ["AbstractSearch", "Proposal", "check_request", "nearest_allowed", "shuffled", "without"]
+__all__ = ["AbstractSearch", "Proposal", "best_starts", "check_request", "nearest_allowed", "shuffled", "without"]
 
 
 @final
@@ -114,3 +114,20 @@ def shuffled(designs: Tensor, generator: torch.Generator) -> Tensor:
         tensor(1)
     """
     return designs[torch.randperm(len(designs), generator=generator, device=generator.device).to(designs.device)]
+
+
+def best_starts(owner: str, table: Table, count: int) -> Tensor:
+    """The ``count`` best distinct visible designs, from which as many are moved.
+
+    Example:
+        >>> table = Table(designs=torch.tensor([[0], [1]]), scores=torch.tensor([1.0, 2.0]))
+        >>> best_starts("mine", table, 1)
+        tensor([[1]])
+    """
+    found = table.best(count)
+    if len(found) < count:
+        raise ValueError(
+            f"{owner}: expected `count` of at most {len(found)}, the number of distinct visible designs to start from, got "
+            f"{count}. Propose fewer, or rank or mutate instead."
+        )
+    return found

@@ -143,6 +143,9 @@ def test_what_cannot_be_done_is_said(generator: torch.Generator) -> None:
     for search in (RandomSearch(), MutateTheBest(), ExhaustiveRanking()):
         with pytest.raises(ValueError, match="outside the table"):
             search.propose(space, full, 2, generator=generator)
+    for search in (BDI(), GradientAscent()):
+        with pytest.raises(ValueError, match="expected `count` of at most 4, the number of distinct visible designs"):
+            search.propose(space, full, 5, generator=generator)
     with pytest.raises(ValueError, match="expected `count` >= 1, got 0"):
         BDI().propose(space, full, 0, generator=generator)
     with pytest.raises(ValueError, match="expected `table` with at least two rows, got 1"):
