@@ -186,7 +186,7 @@ class InitialValue(AbstractProblem):
             )
 
     def settled(self) -> InitialValue:
-        """The problem free of transforms that its tensors passed through without a derivative: a wrapper dies with its level."""
+        """The problem free of transforms that its tensors passed without a derivative: a wrapper dies with its level."""
         changed = {
             name: unwrapped(tensor)
             for name, tensor in (("times", self.times), ("mass", self.mass))
