@@ -14,7 +14,7 @@ from sciopt import BilevelProblem, Minimize, Status, optimize
 from sciopt.domains.implicit.science.poisson import Poisson
 from sciopt.hypergradients import Implicit
 from sciopt.inner import LinearSolve
-from sciopt.linsolve import CG
+from sciopt.linsolve import CG, AbstractLinearSolver
 from sciopt.outer import GaussNewtonStep
 
 __all__ = ["FieldFit", "SmoothPrior", "infer_permittivity"]
@@ -107,6 +107,7 @@ def infer_permittivity(
     *,
     sensors: Tensor | None = None,
     prior: SmoothPrior | None = None,
+    linear_solver: AbstractLinearSolver | None = None,
     alpha: float = 100.0,
     max_steps: int = 12,
     callbacks: Sequence[Callable[[Any], Any]] = (),
@@ -123,6 +124,8 @@ def infer_permittivity(
         sigma: their standard errors, a number or ``(s, k)``.
         sensors: cells that were measured, int64 ``(k,)``; None: all.
         prior: None: ``SmoothPrior(cells=n)``.
+        linear_solver: for the potentials and their derivatives; None: the sparse LU of ``poisson``, which works on the CPU.
+            ``CG(rtol=1e-10)`` stays on any device.
         alpha: first weight of the prior; it is lowered tenfold until the data are fitted, then raised as far as they allow.
         max_steps: Gauss-Newton steps for each weight.
         callbacks: functions of a `StepRecord`.
@@ -154,7 +157,8 @@ def infer_permittivity(
     prior = SmoothPrior(cells=poisson.cells) if prior is None else prior
     prior._tables  # made here, outside every transform  # noqa: B018
     stated = Minimize(lambda u, weights: poisson.energy(u, prior.field(weights)), batch_ndim=1)
-    lu = replace(poisson.direct, entries=lambda u, weights: poisson.entries(u, prior.field(weights)))
+    if linear_solver is None:
+        linear_solver = replace(poisson.direct, entries=lambda u, weights: poisson.entries(u, prior.field(weights)))
 
     def misfits(u: Tensor) -> Tensor:
         return ((u[:, places] - data) / errors).reshape(-1)
@@ -170,8 +174,8 @@ def infer_permittivity(
             start,
             init=init,
             outer=GaussNewtonStep(CG(rtol=1e-2, max_steps=200), damping=1e-6),
-            solver=LinearSolve(lu),
-            hypergradient=Implicit(lu),
+            solver=LinearSolve(linear_solver),
+            hypergradient=Implicit(linear_solver),
             max_steps=max_steps,
             change_atol=0.05,  # of weights whose prior is of unit width
             callbacks=callbacks,

@@ -60,7 +60,7 @@ def test_a_kinetics_job_reads_data_with_gaps(tmp_path):
 
 def test_a_permittivity_job_reports_its_error(tmp_path):
     kind = find("implicit.permittivity")
-    result = kind.run(kind.options(cells=16, sensor_spacing=2), context(tmp_path, []))
+    result = kind.run(kind.options(cells=12, sensor_spacing=2, max_steps=4), context(tmp_path, []))
     assert result.status == "CONVERGED" and result.objective <= 1.03
     assert float(result.metrics["relative error of the field [1]"]) < 0.5
     result.figures["field"](tmp_path / "field.png")

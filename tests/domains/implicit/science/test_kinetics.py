@@ -198,9 +198,9 @@ def test_amounts_and_what_is_known_enter_a_plan() -> None:
     known = torch.diag(torch.tensor([1e8, 1.0], dtype=F64))  # k1 is known: the second alone is asked for
     plan = plan_measurements(
         CHAIN, TRUTH, init=START[:1], window=window, count=1, noise=NOISE, known=known, amounts=(START[:1], more),
-        candidates=15, max_steps=7,
+        candidates=15, max_steps=5,
     )  # fmt: skip
-    assert plan.init[0, 0] > 1.5 and plan.init[0, 1:].tolist() == [0.0, 0.0]
+    assert plan.init[0, 0] > 1.3 and plan.init[0, 1:].tolist() == [0.0, 0.0]
     fine = torch.linspace(0.1, 6.0, 200, dtype=F64)
     of_k2 = torch.stack([information(t.unsqueeze(0))[1, 1] for t in fine])
     assert float(plan.times[1]) == pytest.approx(float(fine[of_k2.argmax()]), abs=0.4)
