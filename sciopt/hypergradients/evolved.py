@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, final
 
 import torch
@@ -109,13 +110,16 @@ class Discrete(AbstractReattached):
             grid = self.tapes[0].grid()
         else:
             parts = Steps.apply(request, self.moving, x0.detach(), *(a.detach() for a in args))
-            grid = Grid(*(part.reshape(len(part), -1) for part in parts[:3]), *(part.reshape(-1) for part in parts[3:]))
+            rows = prod(system.batch_shape)
+            grid = Grid(
+                *(part.reshape(len(part), rows) for part in parts[:3]), *(part.reshape(rows) for part in parts[3:])
+            )
         inner = len(system.problem.times) > 2 or self.moving
 
         def run(x0: Tensor, *args: Tensor) -> Tensor:
             bound = Field(system, args)
             planes = replay(solver, bound, grid, x0.reshape(bound.rows, bound.size), inner=inner)
-            return planes.reshape(-1, *system.batch_shape, bound.size)
+            return planes.reshape(len(planes), *system.batch_shape, bound.size)
 
         return run
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from sciopt.steppers.abstract import AbstractOneStep, Attempt
 from sciopt.steppers.event import attached_fraction
 from sciopt.steppers.field import Field
-from sciopt.steppers.tape import Grid, Segment, Tape
+from sciopt.steppers.tape import Grid, Segment, Tape, borrowed
 
 __all__ = ["replay", "walk_back"]
 
@@ -33,10 +33,8 @@ def replay(stepper: AbstractOneStep, field: Field, grid: Grid, x0: Tensor, *, in
     starts = grid.t + shift
     for t, h in zip(starts, grid.h, strict=True):
         visited.append(y)
-        goes = (h != 0).unsqueeze(-1)
-        # a row that stands still may stand where f is not defined: it borrows a state, lest 0 * NaN reach the arguments
-        borrowed = y.detach().index_select(0, (h != 0).to(torch.int8).argmax().reshape(1))
-        y = torch.where(goes, stepper.attempt(bare, t, h, torch.where(goes, y, borrowed)).y, y)
+        goes = h != 0
+        y = torch.where(goes.unsqueeze(-1), stepper.attempt(bare, t, h, borrowed(y, goes)).y, y)
     before = torch.stack(visited) if visited else x0.unsqueeze(0)
     place = Place(stepper, field, starts, grid.h, before)
     end, time = y, None
@@ -84,8 +82,7 @@ class Place:
         h = torch.where(h == 0, torch.ones_like(h), h)
         asked = slot >= 0
         h = torch.where(asked, h, 1e-6 * h)
-        borrowed = y.detach().index_select(0, asked.to(torch.int8).argmax().reshape(1))  # as in `replay`
-        y = torch.where(asked.unsqueeze(-1), y, borrowed)
+        y = borrowed(y, asked)
         return self.stepper.attempt(self.field, t, h, y), t, h, y
 
 

@@ -15,7 +15,7 @@ from sciopt.steppers.algebraic import start_trouble
 from sciopt.steppers.control import Controller, Progress, first_step
 from sciopt.steppers.event import locate
 from sciopt.steppers.field import Field
-from sciopt.steppers.tape import Segment, Tape
+from sciopt.steppers.tape import Segment, Tape, borrowed
 from sciopt.transforms import is_wrapped, under_transform
 
 __all__ = ["integrate", "march"]
@@ -173,7 +173,7 @@ class Run:
                 segment = self.tape.segments[-1]
                 segment.t.append(now.t)
                 segment.h.append(now.h)
-                segment.y.append(now.y if self.undefined is None else self.borrow(self.undefined, now.y))
+                segment.y.append(now.y if self.undefined is None else borrowed(now.y, ~self.undefined))
                 segment.accept.append(accept)
             self.accepted.add_(accept)
             if self.crossing is not None:
@@ -192,14 +192,6 @@ class Run:
             if left and self.count % LOOK_EVERY == 0:
                 left = self.look(left)
             active = self.settle(left, active)
-
-    def borrow(self, undefined: Tensor, y: Tensor) -> Tensor:
-        """States at which the derivative can be taken: rows without one of their own get that of a sound row.
-
-        Nothing flows through them, but 0 * NaN would.
-        """
-        sound = y.index_select(0, (~undefined).to(torch.int8).argmax().reshape(1))
-        return torch.where(undefined.unsqueeze(-1), sound, y)
 
     def equal_step(self, now: Progress, trial: Attempt) -> tuple[Progress, Tensor]:
         """The rows after a step without error control; one that is not finite ends."""

@@ -10,7 +10,18 @@ from torch import Tensor
 
 from sciopt.steppers.field import Field
 
-__all__ = ["Grid", "Segment", "Tape"]
+__all__ = ["Grid", "Segment", "Tape", "borrowed"]
+
+
+def borrowed(y: Tensor, sound: Tensor) -> Tensor:
+    """States ``(rows, n)`` at which the right-hand side is defined: rows that are not ``sound`` get that of one that is.
+
+    Nothing flows through them, but 0 * NaN would: a row may stand still where its own right-hand side is not defined.
+    """
+    if not y.shape[0]:
+        return y
+    chosen = sound.to(torch.int8).argmax().reshape(1)
+    return torch.where(sound.unsqueeze(-1), y, y.detach().index_select(0, chosen))
 
 
 @dataclass(eq=False)

@@ -195,6 +195,23 @@ def test_times_that_turn_back_fail_their_row_alone():
     assert torch.isfinite(solution.value).all()
 
 
+@pytest.mark.parametrize(("end", "rows"), [(1.0, 0), (0.0, 3)])
+def test_an_empty_batch_and_times_that_all_agree(end, rows):
+    times = torch.tensor([0.0, 0.5, 1.0], dtype=F64) * end
+    rate = torch.tensor(1.5, dtype=F64, requires_grad=True)
+    start = torch.ones(rows, 2, dtype=F64)
+
+    def run(rate):
+        return solve(lambda t, y, a: -a * y, times, start, rate, batch_ndim=1)
+
+    solution = run(rate)
+    assert solution.value.shape == (3, rows, 2) and solution.status is Status.CONVERGED
+    for record in (False, True):
+        assert torch.autograd.grad(solution.value.sum(), rate, retain_graph=True, create_graph=record)[0] == 0
+    for derivative in (torch.func.grad, torch.func.jacfwd):
+        assert derivative(lambda a: run(a).value.sum())(rate.detach()) == 0
+
+
 def test_bad_statements_are_refused():
     two = torch.tensor([0.0, 1.0], dtype=F64)
     for times in (torch.tensor([0.0, 2.0, 1.0]), torch.tensor([0.0]), torch.tensor([0, 1])):
