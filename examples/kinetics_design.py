@@ -87,15 +87,16 @@ print(planned.table())
 figure = Figure(figsize=(10, 3.4), layout="constrained")
 smooth = torch.cat([early[:1], torch.logspace(-1, 3, 30 if smoke else 100, dtype=torch.float64)])
 with torch.no_grad():
-    exact = model.predict(truth, start, smooth)[:, 0]
-    fitted = model.predict(planned.log_rates, start, smooth)[:, 0]
+    exact = model.predict(truth, start, smooth)[:, 0].numpy()
+    fitted = model.predict(planned.log_rates, start, smooth)[:, 0].numpy()
+samples, spread = (v[:, 0].numpy() for v in (first.data, noise.sigma(first.data)))
 for place, (species, scale) in enumerate((("A", 1.0), ("B", 1e5))):
     axes = figure.add_subplot(1, 3, place + 1)
-    axes.plot(smooth[1:], scale * exact[:, place], color="black", lw=0.8, label="truth")
-    axes.plot(smooth[1:], scale * fitted[:, place], color="tab:blue", label="fit with the new samples")
+    axes.plot(smooth[1:].numpy(), scale * exact[:, place], color="black", lw=0.8, label="truth")
+    axes.plot(smooth[1:].numpy(), scale * fitted[:, place], color="tab:blue", label="fit with the new samples")
     axes.errorbar(
-        early[1:], scale * first.data[:, 0, place], scale * noise.sigma(first.data)[:, 0, place], fmt="o", ms=3,
-        color="tab:orange", label="first samples",
+        early[1:].numpy(), scale * samples[:, place], scale * spread[:, place], fmt="o", ms=3, color="tab:orange",
+        label="first samples",
     )  # fmt: skip
     for t in plan.times[1:].tolist():
         axes.axvline(t, color="tab:green", ls="--", lw=1.0)
@@ -111,7 +112,7 @@ bars = {
     "with the plan": planned.errors,
 }
 for i, (label, errors) in enumerate(bars.items()):
-    axes.bar(torch.arange(3) + 0.2 * (i - 1.5), errors, 0.19, label=label)
+    axes.bar((torch.arange(3) + 0.2 * (i - 1.5)).numpy(), errors.numpy(), 0.19, label=label)
 axes.set_xticks(range(3), [f"{name}" for name in fit.names])
 axes.set(ylabel="standard error of the logarithm", yscale="log")
 axes.legend(frameon=False, fontsize=7)
