@@ -1,5 +1,9 @@
 """The 88-line algorithm as a plain numpy and SciPy loop, written from the paper; it shares nothing with the package.
 
+Its numbering down the columns makes a narrow band: LAPACK's banded Cholesky takes a third of the time of a sparse LU. The
+bisection needs the sum of the filtered densities alone, which is one product with the column sums of the filter; where that
+comes within rounding of the allowed volume, the densities are filtered and summed as the paper has it.
+
 Andreassen, Clausen, Schevenels, Lazarov, Sigmund. "Efficient topology optimization in MATLAB using 88 lines of code".
 Struct. Multidisc. Optim. 43, 2011. Half MBB beam; element stiffness in its closed form.
 """
@@ -8,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.sparse.linalg import splu
+from scipy.linalg import solveh_banded
 
 E_MIN, NU, PENALTY = 1e-9, 0.3, 3.0
 
@@ -62,7 +66,15 @@ def half_mbb(
     force = np.zeros(n)
     force[1] = -1
     free = np.setdiff1d(np.arange(n), np.append(np.arange(0, 2 * (ny + 1), 2), n - 1))
+    place = np.full(n, -1)
+    place[free] = np.arange(free.size)
+    row, column = place[i], place[j]
+    kept = (row >= 0) & (row <= column)  # the upper triangle over the free unknowns
+    width = int((column - row)[kept].max())
+    slot = ((width + row - column) * free.size + column)[kept]
     h, h_sum = filter_matrix(nx, ny, radius)
+    share = h.T @ (1 / h_sum) if density_filter else np.ones(nx * ny)  # of each element in the built volume
+    allowed = volume * nx * ny
     x = np.full(nx * ny, volume)
     built = x.copy()
     history: list[float] = []
@@ -71,10 +83,10 @@ def half_mbb(
     while change > 0.01 and len(history) < 1000:
         analysed = built
         modulus = E_MIN + built**PENALTY * (1 - E_MIN)
-        k = sp.csc_matrix(((modulus[:, None] * element.ravel()).ravel(), (i, j)), shape=(n, n))
+        values = (modulus[:, None] * element.ravel()).ravel()[kept]
+        band = np.bincount(slot, weights=values, minlength=(width + 1) * free.size).reshape(width + 1, free.size)
         u = np.zeros(n)
-        options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
-        u[free] = splu(k[free][:, free].tocsc(), **options).solve(force[free])
+        u[free] = solveh_banded(band, force[free], overwrite_ab=True, check_finite=False)
         strain = np.einsum("ei,ij,ej->e", u[dofs], element, u[dofs])
         history.append(float(modulus @ strain))
         dc = -PENALTY * (1 - E_MIN) * built ** (PENALTY - 1) * strain
@@ -88,11 +100,14 @@ def half_mbb(
             middle = 0.5 * (low + high)
             new = x * np.sqrt(-dc / dv / middle)
             new = np.maximum(0, np.maximum(x - 0.2, np.minimum(1, np.minimum(x + 0.2, new))))
-            built = h @ new / h_sum if density_filter else new
-            if built.sum() > volume * nx * ny:
+            filled = share @ new
+            if abs(filled - allowed) < 1e-9 * allowed:
+                filled = (h @ new / h_sum if density_filter else new).sum()
+            if filled > allowed:
                 low = middle
             else:
                 high = middle
+        built = h @ new / h_sum if density_filter else new
         change = float(np.abs(new - x).max())
         x = new
     return analysed.reshape(nx, ny).T, history
