@@ -126,6 +126,10 @@ class Anderson(AbstractIterativeSolver):
             new["changes"] = torch.where(slot, change.unsqueeze(-2), state["changes"])
         else:
             mixed = torch.sub(shift, change, alpha=self.damping)
+            finite = torch.isfinite(size)
+            if not unset(~finite):  # weights of zero do not keep an infinite difference out of the sum
+                mixed = select(finite, mixed, torch.zeros_like(mixed))
+                change = select(finite, change, torch.zeros_like(change))
             new |= remember(state, written % m, mixed, change, new_residual)
         if isinstance(oracle.problem, FixedPoint):
             new["scale"] = norm(point)

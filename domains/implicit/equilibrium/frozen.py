@@ -33,7 +33,10 @@ def modules_of(f: Any, depth: int = 2) -> list[nn.Module]:
     function = getattr(f, "__func__", f)
     if not inspect.isfunction(function) or depth == 0:
         return found
-    reached = inspect.getclosurevars(function)
+    try:
+        reached = inspect.getclosurevars(function)
+    except ValueError:  # a variable that is not assigned yet
+        return found
     for value in (*reached.nonlocals.values(), *reached.globals.values()):
         if isinstance(value, nn.Module) or inspect.isroutine(value) or isinstance(value, functools.partial):
             found += [module for module in modules_of(value, depth - 1) if all(module is not m for m in found)]
