@@ -33,19 +33,21 @@ def campaign_folder() -> Path:
 # %% Every finished design with what it reached, in the order of the spec.
 overview = look(campaign_folder())
 finished = [entry.result for entry in overview.entries if entry.result is not None]
-columns = min(4, len(finished))
+columns = min(4 if len(finished) <= 12 else 5, len(finished))
 rows = -(-len(finished) // columns)
 figure = Figure(figsize=(3.0 * columns, 1.7 * rows), layout="constrained")
+grid = figure.add_gridspec(rows, columns)
 for place, result in enumerate(finished):
     assert result.arrays is not None
-    axes = figure.add_subplot(rows, columns, place + 1)
+    axes = figure.add_subplot(grid[place // columns, place % columns])
     options = result.design.options
     axes.set_axis_off()
     if "smiles" in options:  # conformers, overlaid
         axes.imshow(imread(result.figures["lowest conformers"]))
         axes.set_title(f"{result.design.label}\n{result.metrics['conformers']} conformers", fontsize=9)
         continue
-    if "courses" in result.figures:  # a fit
+    if "courses" in result.figures:  # a fit: three axes, which take the rest of the row
+        axes.set_subplotspec(grid[place // columns, place % columns :])
         axes.imshow(imread(result.figures["courses"]))
         axes.set_title(f"{result.design.label}\n{result.metrics['next times [time]']} next", fontsize=9)
         continue
