@@ -185,7 +185,7 @@ def draw_training(path: Path, result: TrainResult, scores: Evaluation) -> None:
     right.plot([pair[0] for pair in pairs], [pair[1] for pair in pairs], ".", color="#1f4e79")
     most = max([0.1, *(max(pair) for pair in pairs)])
     right.plot([0, most], [0, most], color="black", linewidth=0.5)
-    right.set(xlabel="MAT-R, RDKit then cluster [angstrom]", ylabel="MAT-R, network [angstrom]")
+    right.set(xlabel="MAT-R, RDKit [angstrom]", ylabel="MAT-R, network [angstrom]")
     for axes in (left, middle, right):
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
