@@ -108,7 +108,7 @@ def conformers(inputs: tuple[str, ...], number: int, out: Path, **options: Any) 
     sciopt conformers drugs.smi more.sdf -n 20 -o all.sdf --failures failed.csv --mixtures largest
 
     ^C stops it; the molecules that are finished are written. Exit code: 0 when every molecule has conformers, 1 when some
-    have none, 2 for bad input, 130 after ^C.
+    have none, 2 for bad input, 130 after ^C (143 after SIGTERM).
     """
     overwrite: bool = options["overwrite"]
     _check_targets([out, options["failures"], options["table"]], overwrite)
@@ -136,35 +136,38 @@ def conformers(inputs: tuple[str, ...], number: int, out: Path, **options: Any) 
         write_failures(options["failures"], [f for _, f in tally.failures], sources=texts, overwrite=overwrite)
     if options["table"] is not None:
         options["table"].write_text(rows_as_csv(tally.rows), encoding="utf-8")
-    _say(tally, len(items), out, options["failures"], time.monotonic() - started)
-    sys.exit(130 if tally.interrupted else int(bool(tally.failures)))
+    _say(tally, len(items), out, options["failures"], time.monotonic() - started, stop.signum)
+    sys.exit(128 + stop.signum if tally.interrupted else int(bool(tally.failures)))
 
 
 class Interrupt:
-    """^C ends the computation at once, and waits while a finished molecule is being written."""
+    """^C and SIGTERM end the computation at once, and wait while a finished molecule is being written."""
 
     def __init__(self) -> None:
         self.computing = False
         self.asked = False
+        self.signum = signal.SIGINT
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Replaces the handler of SIGINT, where there is one to replace (not in other threads)."""
+        """Replaces the handlers of both signals, where there are any to replace (not in other threads)."""
 
         def handle(signum: int, frame: Any) -> None:
             again, self.asked = self.asked, True
+            self.signum = signal.Signals(signum)
             if self.computing or again:
                 raise KeyboardInterrupt
 
         try:
-            before = signal.signal(signal.SIGINT, handle)
+            before = {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
         except ValueError:
             yield
             return
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
 
 
 def _finished(
@@ -275,7 +278,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _say(tally: Tally, total: int, out: Path, failures: Path | None, seconds: float) -> None:
+def _say(tally: Tally, total: int, out: Path, failures: Path | None, seconds: float, signum: signal.Signals) -> None:
     if tally.molecules <= SHOWN:
         for line in tally.lines:
             click.echo(line)
@@ -306,7 +309,8 @@ def _say(tally: Tally, total: int, out: Path, failures: Path | None, seconds: fl
     if tally.interrupted:
         left = total - tally.molecules - len(tally.failures)
         kept = f"the finished molecules are in {out}" if tally.conformers else "no molecule was finished"
-        click.echo(f"stopped by ^C; {kept}; {_count(left, 'molecule')} not done", err=True)
+        by = "^C" if signum is signal.SIGINT else signum.name
+        click.echo(f"stopped by {by}; {kept}; {_count(left, 'molecule')} not done", err=True)
 
 
 def _as_options(reason: str) -> str:

@@ -22,6 +22,7 @@ __all__ = ["Source", "generate", "generate_stream"]
 
 Source = str | Chem.Mol | MoleculeRecord | ReadFailure | None
 WINDOW = 512  # starts that wait for each other, so that molecules of one size are relaxed together
+LARGE = 200  # atoms from which a molecule takes minutes to embed: nothing finished waits for it, nor it for others
 
 
 def generate(
@@ -153,10 +154,15 @@ def _windows(molecules: Iterable[Any], rules: Preparation, work: Work) -> Iterat
     held: list[Start | ReadFailure] = []
     waiting = 0
     for index, item in enumerate(molecules):
-        made = _start(_record(item, index, rules), work)
+        record = _record(item, index, rules)
+        large = isinstance(record, MoleculeRecord) and record.mol.GetNumAtoms() >= LARGE
+        if large and held:
+            yield from settle(held, work)
+            held, waiting = [], 0
+        made = _start(record, work)
         held.append(made)
         waiting += made.positions.shape[0] if isinstance(made, Start) else 0
-        if waiting >= WINDOW or not waiting:
+        if waiting >= WINDOW or not waiting or large:
             yield from settle(held, work)
             held, waiting = [], 0
     yield from settle(held, work)

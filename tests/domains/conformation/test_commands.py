@@ -135,20 +135,23 @@ def test_bad_input_is_said_before_any_work(args, message, monkeypatch):
     assert not Path("a.sdf").exists()
 
 
-def test_interrupted_it_writes_what_is_finished(monkeypatch):
-    """^C in the third molecule."""
+@pytest.mark.parametrize(
+    ("signum", "code", "name"), [(signal.SIGINT, 130, "^C"), (signal.SIGTERM, 143, "SIGTERM")], ids=str
+)
+def test_interrupted_it_writes_what_is_finished(signum, code, name, monkeypatch):
+    """A signal in the third molecule, from the keyboard or from a batch system."""
     true, done = stream.embed, []
 
     def embed(mol, *args):
         done.append(mol)
         if len(done) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signum)
         return true(mol, *args)
 
     monkeypatch.setattr(stream, "embed", embed)
     monkeypatch.setattr(stream, "WINDOW", 1)
-    result = call("CO", "CC", "CN", "CF", "-n", 1, "-o", "part.sdf", code=130)
-    assert "stopped by ^C; the finished molecules are in part.sdf; 2 molecules not done" in result.stderr
+    result = call("CO", "CC", "CN", "CF", "-n", 1, "-o", "part.sdf", code=code)
+    assert f"stopped by {name}; the finished molecules are in part.sdf; 2 molecules not done" in result.stderr
     assert [item.record.smiles for item in read_sdf_ensembles(Path("part.sdf")).sets] == ["CO", "CC"]
 
 

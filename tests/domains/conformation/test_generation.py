@@ -258,6 +258,26 @@ def test_a_stream_holds_one_window_and_reports_every_start(monkeypatch) -> None:
     assert len(list(items)) == 5 and sum(seen) == 6 * Sampling().starts(1)
 
 
+def test_nothing_finished_waits_for_a_large_molecule(monkeypatch) -> None:
+    """Embedding one takes minutes, in which what is done must be in the file already."""
+    monkeypatch.setattr(stream, "LARGE", 20)
+    taken: list[str] = []
+
+    def source():
+        for smiles in ("CO", "CC", "CCCCCCC", "CN"):
+            taken.append(smiles)
+            yield smiles
+
+    items = generate_stream(source(), 1)
+    names = []
+    for count in (3, 3, 3, 4):  # molecules that have been asked for when each one comes
+        item = next(items)
+        assert isinstance(item, MoleculeEnsemble)
+        names.append(item.record.smiles)
+        assert len(taken) == count
+    assert names == ["CO", "CC", "CCCCCCC", "CN"]
+
+
 def test_memory_bounds_the_conformers_relaxed_together(monkeypatch) -> None:
     sizes: list[int] = []
     true = window.relax
