@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 $(BENCH_STAMP): pyproject.toml constraints.txt tests/benchmarks/requirements.txt
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH_BIN)/python $(PIP_INSTALL) $(PIP_ARGS) -e '.[test]' -r tests/benchmarks/requirements.txt
+	$(BENCH_BIN)/python $(PIP_INSTALL) $(PIP_ARGS) --no-deps qpth==0.0.18  # works with numpy 2, which it says it does not
 	@touch $@
 
 demo: $(STAMP)
