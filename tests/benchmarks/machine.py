@@ -10,7 +10,10 @@ from pathlib import Path
 
 import torch
 
-PEERS = ("torchopt", "higher", "jaxopt", "optimistix", "lineax", "jax")
+PEERS = (
+    *("torchopt", "higher", "jaxopt", "optimistix", "lineax", "jax", "pyamg", "pypardiso", "torch-fem"),
+    *("torchdiffeq", "torchode", "diffrax", "torchdeq", "qpth", "gpytorch", "rdkit"),
+)
 
 
 def describe() -> dict[str, str]:
