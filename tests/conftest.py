@@ -1,9 +1,13 @@
 """Fixtures that every test may ask for."""
 
+import signal
 import zlib
 
 import pytest
 import torch
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background jobs so; tests of ^C need it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
