@@ -1,195 +1,181 @@
-"""A module held still: parameters, masks and statistics as they were when a solve began, whenever it is evaluated."""
+"""A map held still: parameters, random numbers and statistics as they were when a solve began, whenever it is evaluated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.module import register_module_forward_pre_hook
 
+from sciopt.domains.implicit.modules import modules_of
+from sciopt.domains.implicit.noise import Masks, Rewound, unfound
+from sciopt.hypergradients.precision import full_precision
 from sciopt.transforms import is_wrapped, under_transform
 
 __all__ = ["Frozen"]
 
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-NOISY = (nn.RReLU,)  # random while training, and not a factor on their input
-
 
 class Frozen:
-    """A module as it is now: a function of its inputs alone, for as long as a solve and its derivative need it.
+    """A map as it is now: a function of its inputs alone, for as long as a solve and its derivative need it.
 
     A solver evaluates a network many times, and once more in the backward pass. Here every evaluation sees
 
     - the parameters and buffers of the moment at which this was made (under `torch.func.functional_call` those that were
       put in, also when the call has long ended);
-    - dropout masks that were drawn once (one per call of the layer inside ``module``; rows of a batch keep their own);
-    - batch-norm statistics updated once, from the first evaluation, and then held.
+    - the same random numbers, as ``noise`` says;
+    - the running statistics of normalisation layers, which are updated once: before the solve, from an evaluation at its
+      start (`begin`), or after it, from one at its solution (`conclude`).
+
+    The modules behind ``f`` are searched (`modules_of`); one with tensors of its own that runs in the first evaluation and
+    was not found raises.
 
     Args:
-        module: any callable; what is no `torch.nn.Module` is evaluated as it stands.
-        generator: where dropout masks come from; None: torch's global generator, as dropout itself.
+        f: any callable.
+        noise: `Masks` or `Rewound`; None: ``Masks()``.
+        owner: the class that errors name.
 
     Raises:
-        TypeError: for a module that is random in training mode and no dropout with a mask (AlphaDropout, RReLU).
+        TypeError: in the first evaluation, for modules that cannot be found or held still.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
-        >>> frozen, x = Frozen(net), torch.ones(3, 2)
+        >>> frozen, x = Frozen(lambda x: net(x)), torch.ones(3, 2)
         >>> frozen.begin(x)
         >>> bool((frozen(x) == frozen(x)).all()), net.training
         (True, True)
     """
 
-    def __init__(self, module: Callable[..., Any], generator: torch.Generator | None = None) -> None:
-        self.module, self.generator = module, generator
-        self.slots: list[tuple[dict[str, Any], str, Any]] = []
-        self.masks: dict[nn.Module, list[Tensor]] = {}
-        self.norms: list[nn.Module] = []
-        self.batch: int | None = None
-        if not isinstance(module, nn.Module):
-            return
-        for part in module.modules():
-            if part.training and (isinstance(part, NOISY) or is_odd_dropout(part)):
-                raise TypeError(
-                    f"Frozen: expected layers that can be held still, got {type(part).__name__} in training mode. Put it in "
-                    "eval mode, or use nn.Dropout."
-                )
-            if part.training and isinstance(part, DROPOUTS) and part.p > 0:
-                self.masks[part] = []
-            if part.training and isinstance(part, _BatchNorm) and part.track_running_stats:
-                self.norms.append(part)
+    def __init__(self, f: Callable[..., Any], noise: Masks | Rewound | None = None, owner: str = "Frozen") -> None:
+        self.f, self.owner = f, owner
+        self.noise = Masks() if noise is None else noise
+        self.parts = modules_of(f)
+        self.noise.over(self.parts)
+        rewound = isinstance(self.noise, Rewound)
+        self.norms = [part for part in self.parts if part.training and is_updated(part, power_iteration=rewound)]
+        self.watched = False
         self.remember()
 
     def remember(self) -> None:
-        """Note the tensors of every layer."""
-        assert isinstance(self.module, nn.Module)
-        self.slots = [
-            (table, name, value)
-            for part in self.module.modules()
+        """Note the tensors of every layer, and copies of the statistics."""
+        held = {id(part._buffers) for part in self.norms}
+        self.slots: list[tuple[dict[str, Any], str, Tensor]] = [
+            (table, name, value.clone() if id(table) in held else value)
+            for part in self.parts
             for table in (part._parameters, part._buffers)
             for name, value in table.items()
-            if value is not None
+            if isinstance(value, Tensor)
         ]
 
     @property
     def random(self) -> bool:
-        """Whether there are masks to draw or statistics to update before the first evaluation."""
-        return bool(self.masks or self.norms)
+        """Whether an evaluation draws random numbers, known after the first."""
+        return bool(self.noise.drawn if isinstance(self.noise, Masks) else self.noise.random)
 
     def begin(self, *args: Any) -> None:
         """Draw the masks and update the statistics, by one evaluation at these inputs; without a derivative."""
-        if not self.random:
+        assert isinstance(self.noise, Masks)
+        if not self.noise.drawn and not self.norms:
             return
         first = next((a for a in args if isinstance(a, Tensor) and a.ndim), None)
-        self.batch = None if first is None else len(first)
-        with torch.no_grad(), self.patched(self.draw, norms=False):
-            self.module(*args)
-        held = {id(part._buffers) for part in self.norms}
-        self.slots = [
-            (table, name, value.clone() if id(table) in held and isinstance(value, Tensor) else value)
-            for table, name, value in self.slots
-        ]
+        with torch.no_grad(), self.watch(), self.noise.first(None if first is None else len(first)):
+            self.evaluate(*args)
+        self.remember()
 
-    def draw(self, layer: Any, x: Tensor) -> Tensor:
-        """Apply a dropout layer with a new mask, and keep the mask."""
-        shape = x.shape if isinstance(layer, nn.Dropout) else (*x.shape[:2], *(1,) * (x.ndim - 2))
-        keep = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(1 - layer.p, generator=self.generator)
-        mask = keep / (1 - layer.p) if layer.p < 1 else keep
-        self.masks[layer].append(mask)
-        return x * mask
+    def conclude(self, *args: Any) -> None:
+        """Update the statistics by one evaluation at these inputs, and let generators go on as after one evaluation."""
+        assert isinstance(self.noise, Rewound)
+        if self.norms and not under_transform():
+            self.noise.restore(self.noise.entry)
+            with torch.no_grad():
+                self.evaluate(*args)
+        if self.noise.random:
+            self.noise.restore(self.noise.exit)
 
     def restricted(self, rows: Tensor) -> Frozen:
-        """The same module on some rows of the batch: masks are cut, the rest is shared."""
-        cut = Frozen(lambda: None)
-        cut.module, cut.slots, cut.norms = self.module, self.slots, self.norms
-        cut.masks = {layer: [self.cut(mask, rows) for mask in masks] for layer, masks in self.masks.items()}
+        """The same map on some rows of the batch: masks are cut, the rest is shared."""
+        assert isinstance(self.noise, Masks)
+        cut = object.__new__(Frozen)
+        cut.__dict__.update(self.__dict__)
+        cut.noise = self.noise.restricted(rows)
         return cut
 
-    def cut(self, mask: Tensor, rows: Tensor) -> Tensor:
-        """A mask of some rows."""
-        if self.batch is None or len(mask) != self.batch:
-            raise ValueError(
-                f"Frozen: expected dropout on tensors with the batch ({self.batch}) in front, got a mask of shape "
-                f"{tuple(mask.shape)}. Keep the batch in front, or evaluate all rows together (rowwise=False)."
-            )
-        return mask.index_select(0, rows)
-
     def __call__(self, *args: Any) -> Any:
-        if not self.masks and not self.norms:
-            for table, name, value in self.slots:
-                if table.get(name) is not value:
-                    break
-            else:
-                return self.module(*args)
-            with self.put_in():
-                return self.module(*args)
-        place = dict.fromkeys(self.masks, 0)
+        if not self.watched:
+            with self.watch(), self.noise.again(), self.put_in():
+                return self.evaluate(*args)
+        still = self.noise.random is False if isinstance(self.noise, Rewound) else not self.noise.drawn
+        if still and not self.norms and all(table.get(name) is value for table, name, value in self.slots):
+            return self.evaluate(*args)
+        with nullcontext() if still else self.noise.again(), self.put_in():
+            return self.evaluate(*args)
 
-        def again(layer: Any, x: Tensor) -> Tensor:
-            masks, k = self.masks[layer], place[layer]
-            if k >= len(masks) or not fits(masks[k], x):
-                raise ValueError(
-                    f"Frozen: expected the {type(layer).__name__} layers to be called as in the first evaluation, got call "
-                    f"{k + 1} on shape {tuple(x.shape)}. Keep the flow of the module independent of its input."
-                )
-            place[layer] = k + 1
-            return x * masks[k]
-
-        with self.put_in(), self.patched(again, norms=True):
-            return self.module(*args)
+    def evaluate(self, *args: Any) -> Any:
+        """The map outside autocast, which a backward pass may be called in."""
+        with full_precision(args[0]):
+            return self.f(*args)
 
     @contextmanager
     def put_in(self) -> Iterator[None]:
-        """The remembered tensors in their places."""
+        """The remembered tensors in their places, and normalisation by running statistics."""
         before = [(table, name, table.get(name)) for table, name, value in self.slots if table.get(name) is not value]
-        for table, name, value in self.slots:
-            table[name] = value
+        quiet = [layer for layer in self.norms if layer.training]
         try:
+            for table, name, value in self.slots:
+                table[name] = value
+            for layer in quiet:
+                layer.training = False
             yield
         finally:
+            for layer in quiet:
+                layer.training = True
             for table, name, value in before:
                 table[name] = value
 
     @contextmanager
-    def patched(self, dropout: Callable[[Any, Tensor], Tensor], *, norms: bool) -> Iterator[None]:
-        """Dropout layers replaced; batch norms, if wanted, on their statistics."""
-        for layer in self.masks:
-            layer.__dict__["forward"] = partial(dropout, layer)
-        quiet = [layer for layer in self.norms if norms and layer.training]
-        for layer in quiet:
-            layer.training = False
+    def watch(self) -> Iterator[None]:
+        """The first evaluation: raise for a module that runs and cannot be held still."""
+        found = set(map(id, self.parts))
+
+        def look(part: nn.Module, _: Any) -> None:
+            known = id(part) in found
+            trouble = self.noise.refuses(part, known)
+            if trouble is None and not known and has_tensors(part):
+                trouble = unfound(part)
+            if trouble is not None:
+                raise TypeError(f"{self.owner}: {trouble}")
+
+        handle = register_module_forward_pre_hook(look)
         try:
             yield
         finally:
-            for layer in self.masks:
-                layer.__dict__.pop("forward", None)
-            for layer in quiet:
-                layer.training = True
+            handle.remove()
+        self.watched = True
 
-    def check_still(self, what: str, *args: Any) -> Any:
-        """Evaluate once, without a derivative, and raise when that changed a buffer of the module."""
-        table = [value for _, _, value in self.slots if isinstance(value, Tensor) and not is_wrapped(value)]
+    def check_still(self, *args: Any) -> Any:
+        """Evaluate once, without a derivative, and raise when that changed a buffer of the modules."""
+        table = [value for _, _, value in self.slots if not is_wrapped(value)]
         before = [value._version for value in table]
         with torch.no_grad():
             out = self(*args)
         if not under_transform() and before != [value._version for value in table]:
             raise TypeError(
-                f"{what}: expected a module that leaves its buffers alone, got one that changes them at each evaluation. Put "
-                "the layer that does in eval mode (spectral norm, quantisation observers)."
+                f"{self.owner}: expected a module that leaves its buffers alone, got one that changes them at each "
+                "evaluation. Put the layer that does in eval mode (spectral norm, quantisation observers)."
             )
         return out
 
 
-def is_odd_dropout(part: nn.Module) -> bool:
-    """Whether a layer is a dropout whose mask is not a factor."""
-    return isinstance(part, _DropoutNd) and not isinstance(part, DROPOUTS) and part.p > 0
+def is_updated(part: nn.Module, *, power_iteration: bool) -> bool:
+    """Whether a module in training mode changes its own buffers as it is used, so that a solve must hold them."""
+    if isinstance(part, _NormBase):
+        return part.track_running_stats and part.running_mean is not None
+    return power_iteration and type(part).__name__ == "_SpectralNorm"  # one power iteration per use
 
 
-def fits(mask: Tensor, x: Tensor) -> bool:
-    """Whether a mask broadcasts to exactly ``x``."""
-    return mask.ndim == x.ndim and all(m in (1, n) for m, n in zip(mask.shape, x.shape, strict=True))
+def has_tensors(part: nn.Module) -> bool:
+    """Whether a module itself owns parameters or buffers."""
+    return any(isinstance(value, Tensor) for table in (part._parameters, part._buffers) for value in table.values())

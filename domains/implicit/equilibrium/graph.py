@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sciopt import FixedPoint, Solution
 from sciopt.checks import check_option
-from sciopt.domains.implicit.equilibrium.frozen import FrozenMap
-from sciopt.domains.implicit.equilibrium.layer import precision, raised, settle, strategies
+from sciopt.domains.implicit.equilibrium.layer import held, precision, raised, settle, strategies
+from sciopt.domains.implicit.frozen import Frozen
 from sciopt.hypergradients import AbstractHypergradient
 from sciopt.inner.abstract import AbstractSolver
 
@@ -124,10 +124,10 @@ class GraphDEQ(nn.Module):
         graphs = Graphs.of(x, edge_index, batch, edge_attr)
         flat = x.new_zeros(nodes, self.channels, dtype=dtype) if init is None else init
         z0 = graphs.padded(flat)
-        frozen = FrozenMap(self.f, z0)
+        frozen = held("GraphDEQ", self.f, z0)
         solution = settle(self, graph_problem(frozen, graphs), graphs.floats(), z0, silent=not return_solution)
         z = graphs.nodes(solution.value)
-        frozen.conclude(z, *graphs.inputs(graphs.floats()))
+        frozen.conclude(z.detach(), *graphs.inputs(graphs.floats()))
         return (z, solution) if return_solution else z
 
 
@@ -206,7 +206,7 @@ class Graphs:
         return some, nodes, edges
 
 
-def graph_problem(frozen: FrozenMap, graphs: Graphs) -> FixedPoint:
+def graph_problem(frozen: Frozen, graphs: Graphs) -> FixedPoint:
     """The layer's equation for a batch of graphs, and the same for some of them."""
 
     def whole(z: Tensor, floats: Sequence[Tensor]) -> Tensor:

@@ -9,11 +9,14 @@ from typing import Any, Literal, Protocol, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from sciopt import FixedPoint, Solution, best_response
-from sciopt.domains.implicit.equilibrium.frozen import FrozenMap, modules_of
 from sciopt.domains.implicit.equilibrium.gradients import approximation
+from sciopt.domains.implicit.frozen import Frozen
+from sciopt.domains.implicit.modules import modules_of
+from sciopt.domains.implicit.noise import Rewound
 from sciopt.hypergradients import AbstractHypergradient, HypergradientWarning, Implicit, NeumannOrKrylov
 from sciopt.hypergradients.precision import full_precision
 from sciopt.inner import Anderson
@@ -120,10 +123,10 @@ class DEQ(nn.Module):
         z0 = raised(init, dtype) if init is not None else self._start(leaves, dtype)
         if self.per_sample:
             check_samples(leaves, z0)
-        frozen, inputs = FrozenMap(self.f, z0), Inputs(leaves, spec)
+        frozen, inputs = held("DEQ", self.f, z0), Inputs(leaves, spec)
         problem = fixed_point(frozen, inputs, z0.shape, self.per_sample)
         solution = settle(self, problem, inputs.floats, z0, silent=not return_solution)
-        frozen.conclude(solution.value, inputs.tree(inputs.floats))
+        frozen.conclude(solution.value.detach(), inputs.tree(inputs.floats))
         return (solution.value, solution) if return_solution else solution.value
 
     def _start(self, leaves: Sequence[Any], dtype: torch.dtype) -> Tensor:
@@ -189,6 +192,21 @@ def settle(layer: Strategies, problem: FixedPoint, floats: Sequence[Tensor], z0:
     return solution if label is None else replace(solution, aux={**solution.aux, "gradient": label})
 
 
+def held(owner: str, f: Callable[..., Tensor], like: Tensor) -> Frozen:
+    """The layer's map as it is now, in full precision.
+
+    Raises:
+        ValueError: for batch norm without running statistics in training mode, which couples the samples.
+    """
+    for part in f.modules() if isinstance(f, nn.Module) else ():
+        if part.training and isinstance(part, _BatchNorm) and part.running_mean is None:
+            raise ValueError(
+                f"{owner}: expected normalisation that keeps the samples apart, got {part} without running statistics in "
+                "training mode. Set track_running_stats=True (frozen during a solve), or use LayerNorm or GroupNorm."
+            )
+    return Frozen(f, Rewound(like.device), owner)
+
+
 def precision(f: Callable[..., Tensor], values: Sequence[Any]) -> torch.dtype:
     """float64 or float32: that of the parameters, else of the first input that has one of them."""
     own = (p for module in modules_of(f)[:1] for p in module.parameters() if p.is_floating_point())
@@ -218,7 +236,7 @@ class Inputs:
         return pytree.tree_unflatten(leaves, self.spec)
 
 
-def fixed_point(frozen: FrozenMap, inputs: Inputs, shape: Sequence[int], per_sample: bool) -> FixedPoint:
+def fixed_point(frozen: Frozen, inputs: Inputs, shape: Sequence[int], per_sample: bool) -> FixedPoint:
     """The layer's equation, and the same for some of its samples."""
 
     def whole(z: Tensor, floats: Sequence[Tensor]) -> Tensor:

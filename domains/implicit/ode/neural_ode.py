@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from sciopt import InitialValue, Solution, best_response
 from sciopt.domains.implicit.frozen import Frozen
+from sciopt.domains.implicit.noise import Masks
 from sciopt.domains.implicit.ode.context import Split, check_context, parted
 from sciopt.domains.implicit.ode.integrals import AbstractIntegral
 from sciopt.hypergradients import AbstractHypergradient
@@ -139,7 +140,7 @@ class NeuralODE(nn.Module):
         times = times.to(z0)
         phi, split = parted(x, z0)
         check_context(x, z0, self.rowwise)
-        frozen = Frozen(self.field, generator)
+        frozen = Frozen(self.field, Masks(generator), "NeuralODE")
         start = times[0].expand(len(z0)) if self.rowwise else times[0]
         with torch.no_grad():
             frozen.begin(*arguments(start.detach(), z0.detach(), pytree.tree_map(detached, x)))
@@ -157,7 +158,7 @@ class NeuralODE(nn.Module):
     def check(self, flow: Flow, start: Tensor, z0: Tensor, phi: Any) -> None:
         """Evaluate once on all rows and once on some: shapes, buffers, and whether the rows stand alone."""
         t, z = start.detach(), z0.detach()
-        out = flow.frozen.check_still("NeuralODE", *flow.inputs(t, z, phi))
+        out = flow.frozen.check_still(*flow.inputs(t, z, phi))
         if not isinstance(out, Tensor) or out.shape != z.shape:
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(
