@@ -111,9 +111,9 @@ class Discrete(AbstractReattached):
         else:
             parts = Steps.apply(request, self.moving, x0.detach(), *(a.detach() for a in args))
             rows = prod(system.batch_shape)
-            grid = Grid(
-                *(part.reshape(len(part), rows) for part in parts[:3]), *(part.reshape(rows) for part in parts[3:])
-            )
+            t, h, slot = (part.reshape(len(part), rows) for part in parts[:3])
+            event, fraction, failed = (part.reshape(rows) for part in parts[3:6])
+            grid = Grid(t, h, slot, event, fraction, failed, parts[6].reshape(rows, parts[6].shape[-1]))
         inner = len(system.problem.times) > 2 or self.moving
 
         def run(x0: Tensor, *args: Tensor) -> Tensor:
@@ -151,7 +151,8 @@ class Steps(torch.autograd.Function):
         grid = tape.grid()
         shape = request.system.batch_shape
         stacked = (part.reshape(len(part), *shape) for part in (grid.t, grid.h, grid.slot))
-        return (*stacked, grid.event_slot.reshape(shape), grid.event_fraction.reshape(shape))
+        single = (part.reshape(shape) for part in (grid.event_slot, grid.event_fraction, grid.failed))
+        return (*stacked, *single, grid.rest.reshape(*shape, grid.rest.shape[-1]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -163,7 +164,7 @@ class Steps(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> tuple[None, ...]:
-        return (None,) * 5
+        return (None,) * 7
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -171,4 +172,4 @@ class Steps(torch.autograd.Function):
     ) -> Any:
         lifted = lift(request, in_dims[3:], info.batch_size)
         out = Steps.apply(lifted, moving, to_front(x0, in_dims[2], info.batch_size), *args)
-        return out, (1, 1, 1, 0, 0)
+        return out, (1, 1, 1, 0, 0, 0, 0)

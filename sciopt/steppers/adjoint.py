@@ -30,13 +30,14 @@ def replay(stepper: AbstractOneStep, field: Field, grid: Grid, x0: Tensor, *, in
     shift = times[0] - times[0].detach()
     bare = field.bind(field.args, bare=True)
     y, visited = x0, []
-    starts = grid.t + shift
+    starts, cut = grid.t + shift, grid.failed.unsqueeze(-1)
     for t, h in zip(starts, grid.h, strict=True):
         visited.append(y)
         goes = h != 0
-        y = torch.where(goes.unsqueeze(-1), stepper.attempt(bare, t, h, borrowed(y, goes)).y, y)
+        at = torch.where(cut, grid.rest, borrowed(y, goes))
+        y = torch.where(goes.unsqueeze(-1), stepper.attempt(bare, t, h, at).y, y)
     before = torch.stack(visited) if visited else x0.unsqueeze(0)
-    place = Place(stepper, field, starts, grid.h, before)
+    place = Place(stepper, field, grid, starts, before)
     end, time = y, None
     if field.problem.event is not None:
         hit = grid.event_slot >= 0
@@ -56,7 +57,8 @@ def replay(stepper: AbstractOneStep, field: Field, grid: Grid, x0: Tensor, *, in
         planes.append(torch.where((slot >= 0).unsqueeze(-1), value, end))
     if time is not None:
         planes += [planes[-1], torch.cat([time.unsqueeze(-1), torch.zeros_like(end[:, 1:])], -1)]
-    return torch.stack(planes)
+    out = torch.stack(planes)
+    return torch.where(cut, out.detach(), out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +67,8 @@ class Place:
 
     stepper: AbstractOneStep
     field: Field
+    grid: Grid
     t: Tensor
-    h: Tensor
     y: Tensor
 
     def at(self, slot: Tensor) -> tuple[Attempt, Tensor, Tensor, Tensor]:
@@ -77,13 +79,14 @@ class Place:
             t, h, y = zero, torch.ones_like(zero), self.y[0]
         else:
             t = torch.gather(self.t, 0, index).squeeze(0)
-            h = torch.gather(self.h, 0, index).squeeze(0)
+            h = torch.gather(self.grid.h, 0, index).squeeze(0)
             y = torch.gather(self.y, 0, index.unsqueeze(-1).expand(1, *self.y.shape[1:])).squeeze(0)
         h = torch.where(h == 0, torch.ones_like(h), h)
-        asked = slot >= 0
+        failed = self.grid.failed
+        asked = (slot >= 0) & ~failed
         h = torch.where(asked, h, 1e-6 * h)
-        y = borrowed(y, asked)
-        return self.stepper.attempt(self.field, t, h, y), t, h, y
+        y = torch.where(failed.unsqueeze(-1), self.grid.rest, borrowed(y, asked))
+        return self.stepper.attempt(self.field, t, torch.where(failed, 0.0, h), y), t, h, y
 
 
 def walk_back(
@@ -117,6 +120,8 @@ class Walk:
         system = field.system
         self.stepper, self.tape, self.field, self.shape = stepper, tape, field, cotangent.shape[1:]
         self.seeds = cotangent.reshape(len(cotangent), field.rows, field.size)
+        if tape.cut is not None:
+            self.seeds = torch.where(tape.cut.failed.unsqueeze(-1), 0.0, self.seeds)
         if (
             tape.event_slot is not None
         ):  # the state at the event is the last output: that is the end, or held from there
@@ -193,6 +198,9 @@ class Walk:
         """Walk the steps of a segment, the last first."""
         rows = segment.rows
         accept = torch.stack(segment.accept)
+        cut = None if self.tape.cut is None else self.tape.cut.restricted(rows)
+        if cut is not None:
+            accept = accept & ~cut.failed
         used = accept.any(1).tolist()
         sizes = torch.where(accept, torch.stack(segment.h), 0.0).unbind(0)
         if rows is None:
@@ -206,7 +214,8 @@ class Walk:
         for j in reversed(range(len(used))):
             if used[j]:
                 pairs = None if self.pairs is None else self.pairs[start + j]
-                some = self.step(full, bare, segment.t[j], sizes[j], segment.y[j], rows, start + j, pairs, some)
+                t, y = (segment.t[j], segment.y[j]) if cut is None else cut.apart(segment.t[j], segment.y[j])
+                some = self.step(full, bare, t, sizes[j], y, rows, start + j, pairs, some)
         return some if rows is None else bar.index_copy(0, rows, some)
 
     def step(

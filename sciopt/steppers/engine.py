@@ -56,7 +56,10 @@ def march(
     with torch.no_grad():
         run = Run(stepper, system, [a.detach() for a in args], x.detach(), keep, moving)
         run.advance()
-        return run.solution(), run.tape if keep else None
+        solution = run.solution()
+        if keep:
+            run.tape.cut_off(run.code != int(Status.CONVERGED), run.origin, run.times[0])
+        return solution, run.tape if keep else None
 
 
 @dataclass(eq=False)
@@ -86,7 +89,7 @@ class Run:
         self.stepper, self.system, self.keep = stepper, system, keep
         self.field, self.shape = field, system.batch_shape
         y = x.reshape(field.rows, field.size)
-        self.start = y
+        self.start = self.origin = y
         times = field.times(y).contiguous()
         self.times, self.inner = times, self.interior(times, moving)
         count = y.shape[0]
@@ -137,7 +140,7 @@ class Run:
             h = torch.where(bad, 0.0, h)
             slope = torch.where(bad.unsqueeze(-1), 0.0, slope)
             if self.keep and bool(bad.any()):
-                self.undefined = bad
+                self.undefined, self.origin = bad, borrowed(y, ~bad)
         if field.mass is not None:
             trouble = start_trouble(field, t, y, self.control.norm)
             self.code = torch.where((trouble != int(Status.CONVERGED)) & (self.code == RUNNING), trouble, self.code)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sciopt.steppers.field import Field
 
-__all__ = ["Grid", "Segment", "Tape", "borrowed"]
+__all__ = ["Cut", "Grid", "Segment", "Tape", "borrowed"]
 
 
 def borrowed(y: Tensor, sound: Tensor) -> Tensor:
@@ -41,6 +41,31 @@ class Segment:
 
 
 @dataclass(eq=False)
+class Cut:
+    """Rows that failed, and a place of each at which its right-hand side has a derivative: the middle of its steps.
+
+    They count for nothing in a derivative, yet are evaluated along with the others: where they ended 0 * NaN would spread.
+
+    Args:
+        failed: ``(rows,)``.
+        t: times of the places ``(rows,)``.
+        y: states there ``(rows, n)``.
+    """
+
+    failed: Tensor
+    t: Tensor
+    y: Tensor
+
+    def restricted(self, rows: Tensor | None) -> Cut:
+        """The same for some rows of the batch; None: all."""
+        return self if rows is None else Cut(*(v.index_select(0, rows) for v in (self.failed, self.t, self.y)))
+
+    def apart(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The start of a step with the failed rows at their places."""
+        return torch.where(self.failed, self.t, t), torch.where(self.failed.unsqueeze(-1), self.y, y)
+
+
+@dataclass(eq=False)
 class Tape:
     """All steps of a run.
 
@@ -49,17 +74,40 @@ class Tape:
         slot: ``(k, rows)`` int64: number of the step in which each output lies; -1: it is the state at the end.
         event_slot: ``(rows,)`` number of the step in which the event lies; -1: none.
         event_fraction: ``(rows,)`` where in that step.
+        cut: the rows that failed; None: none did.
     """
 
     segments: list[Segment]
     slot: Tensor
     event_slot: Tensor | None = None
     event_fraction: Tensor | None = None
+    cut: Cut | None = None
 
     @property
     def steps(self) -> int:
         """Number of slots."""
         return sum(len(segment.t) for segment in self.segments)
+
+    def cut_off(self, failed: Tensor, start: Tensor, t: Tensor) -> None:
+        """Take rows ``failed`` out of every derivative; ``start`` and ``t`` are where all rows began."""
+        if not bool(failed.any()):
+            return
+        rest_y, rest_t = start.clone(), t.clone()
+        grid = self.grid()
+        taken = grid.h != 0
+        if len(taken):
+            count = taken.cumsum(0)
+            middle = (taken & (count == (count[-1] + 1) // 2) & failed).to(torch.int8)
+            place = torch.where(middle.any(0), middle.argmax(0), -1)
+            first = 0
+            for segment in self.segments:
+                rows = torch.arange(len(t), device=t.device) if segment.rows is None else segment.rows
+                mine = place.index_select(0, rows) - first
+                for slot in mine[(mine >= 0) & (mine < len(segment.t))].unique().tolist():
+                    here = mine == slot
+                    rest_y[rows[here]], rest_t[rows[here]] = segment.y[slot][here], segment.t[slot][here]
+                first += len(segment.t)
+        self.cut = Cut(failed, rest_t, rest_y)
 
     def grid(self) -> Grid:
         """The steps as tensors over the whole batch."""
@@ -74,6 +122,12 @@ class Tape:
                 h = h.new_zeros(len(h), rows).index_copy_(1, segment.rows, h)
             ts.append(t)
             hs.append(h)
+        failed = torch.zeros_like(self.slot[0], dtype=torch.bool)
+        rest = self.slot.new_zeros(rows, self.segments[0].field.size)
+        if self.cut is not None:
+            failed, rest = self.cut.failed, self.cut.y
+            ts = [torch.where(failed, self.cut.t, t) for t in ts]
+            hs = [torch.where(failed, 0.0, h) for h in hs]
         empty = self.slot.new_zeros(0, rows)
         slot = self.event_slot
         fraction = self.event_fraction
@@ -83,6 +137,8 @@ class Tape:
             self.slot,
             torch.full_like(self.slot[0], -1) if slot is None else slot,
             torch.zeros_like(self.slot[0]) if fraction is None else fraction,
+            failed,
+            rest,
         )
 
 
@@ -96,6 +152,8 @@ class Grid:
         slot: as in `Tape`.
         event_slot: as in `Tape`.
         event_fraction: as in `Tape`.
+        failed: rows that have no derivative ``(rows,)``.
+        rest: where those stand ``(rows, n)``; their ``t`` is the time there.
     """
 
     t: Tensor
@@ -103,3 +161,5 @@ class Grid:
     slot: Tensor
     event_slot: Tensor
     event_fraction: Tensor
+    failed: Tensor
+    rest: Tensor

@@ -42,7 +42,8 @@ class NeuralODE(nn.Module):
             ``solution.aux["integrals"]``. They count in the error control.
         rowwise: whether row i of f depends on row i of its inputs alone; False: one system, one step size for all rows.
         with_solution: return ``(value, solution)``; the `Solution` tells status, steps and evaluations of each row.
-        throw: raise `SolveError` when a row fails; False: its row holds the last good state, and ``solution`` tells.
+        throw: raise `SolveError` when a row fails; False: its row holds the last good state and has no
+            derivative, and ``solution`` tells.
 
     Raises:
         TypeError: for strategies that are none.
