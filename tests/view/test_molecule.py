@@ -112,7 +112,7 @@ FLAGS = (
     "--headless --no-sandbox --disable-quic --no-first-run --disable-background-networking --disable-component-update "
 )
 FLAGS += "--disable-sync --hide-scrollbars --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
-FLAGS += "--virtual-time-budget=4000 --window-size=400,300"
+FLAGS += "--window-size=400,300"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian package `chromium`)")
@@ -131,8 +131,13 @@ def test_browser_draws_the_molecule_without_network(tmp_path, state):
     (tmp_path / "cell.html").write_text(f"<!doctype html><body style='margin:0'>{html}</body>", encoding="utf-8")
     command = [str(CHROMIUM), *FLAGS.split(), "--host-resolver-rules=MAP * ~NOTFOUND"]
     command += [f"--user-data-dir={tmp_path / 'u'}", f"--screenshot={tmp_path / 'shot.png'}"]
-    subprocess.run([*command, (tmp_path / "cell.html").as_uri()], capture_output=True, timeout=60, check=True)
-    red = reds((tmp_path / "shot.png").read_bytes())
+    page = (tmp_path / "cell.html").as_uri()
+    for budget in (4000, 20_000):  # milliseconds; WebGL in software on a busy machine may take the longer one
+        wait = f"--virtual-time-budget={budget}"
+        subprocess.run([*command, wait, page], capture_output=True, timeout=60, check=True)
+        red = reds((tmp_path / "shot.png").read_bytes())
+        if red.any():
+            break
     columns = np.nonzero(red)[1]
     assert red.sum() > 100 and columns.min() < 190 and columns.max() > 210 and not red[:, 198:202].any()
     # The still picture fills the frame; 3Dmol.js draws so small a molecule smaller.

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from sciopt import best_response
+from sciopt import SolveError, Status, best_response
 from sciopt.domains.topology.problem import ComplianceProblem
 from sciopt.domains.topology.settling import settle
 from sciopt.domains.topology.uncertainty.problem import StochasticProblem
@@ -106,7 +106,7 @@ def assess(
         multigrid: as for `settle`.
 
     Raises:
-        SolveError: when a structure does not settle.
+        SolveError: when a structure does not settle; loads that are cut off are counted instead.
 
     Example:
         >>> from sciopt.domains.topology import Grid, bridge
@@ -140,7 +140,11 @@ def compliances(base: ComplianceProblem, density: Tensor, scenarios: Scenarios, 
         for begin in range(0, scenarios.count, rows):
             part = StochasticProblem(base=base, scenarios=scenarios.rows(slice(begin, begin + rows)))
             solver = settle(part.energy, multigrid=multigrid).solver
-            state = best_response(part.bilevel.inner, density, init=part.rest(density), solver=solver)
+            state = best_response(part.bilevel.inner, density, init=part.rest(density), solver=solver, throw=False)
+            code = state.status_code
+            cut_off = (code == int(Status.SINGULAR)) & ("advice" in state.aux)  # counted as not supported, below
+            if bool(((code != int(Status.CONVERGED)) & ~cut_off).any()):
+                raise SolveError(type(solver).__name__, state)
             out.append(part.values(state.value, density))
     return torch.cat(out)
 
