@@ -51,7 +51,7 @@ class Case:
         return torch.autograd.grad(value.square().cumsum(0).sum(), [self.weight, self.bias, self.start, *more])
 
 
-def close(found, expected, atol):
+def assert_near(found, expected, atol):
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=atol)
 
@@ -61,14 +61,14 @@ def close(found, expected, atol):
 def test_near_the_exact_derivative(method, solver, backwards, generator):
     case = Case(generator)
     times = case.times.flip(0) if backwards else case.times
-    close(case.gradient(method, solver, times), case.gradient(Unrolled(), TIGHT, times), 2e-6)
+    assert_near(case.gradient(method, solver, times), case.gradient(Unrolled(), TIGHT, times), 2e-6)
 
 
 @pytest.mark.parametrize("method", [InterpolatedAdjoint(), Backsolve()], ids=["interpolated", "backsolve"])
 def test_times_of_each_row_and_their_gradients(method, generator):
     case = Case(generator)
     times = (case.times.unsqueeze(1) * torch.tensor([1.0, 2.0, 0.5, 0.1])).requires_grad_()
-    close(case.gradient(method, TIGHT, times, times), case.gradient(Unrolled(), TIGHT, times, times), 2e-6)
+    assert_near(case.gradient(method, TIGHT, times, times), case.gradient(Unrolled(), TIGHT, times, times), 2e-6)
 
 
 @pytest.mark.parametrize("method", [InterpolatedAdjoint, Backsolve])
@@ -111,7 +111,7 @@ def test_solving_back_a_contracting_flow_is_worse_than_going_along_it():
 def test_any_one_step_method_will_do(forwards, back, generator):
     case = Case(generator)
     exact = case.gradient(Unrolled(), TIGHT)
-    close(case.gradient(InterpolatedAdjoint(solver=back), forwards), exact, 1e-3 if back is None else 1e-4)
+    assert_near(case.gradient(InterpolatedAdjoint(solver=back), forwards), exact, 1e-3 if back is None else 1e-4)
 
 
 @pytest.mark.parametrize(("method", "solver"), CASES[:3], ids=NAMES[:3])
@@ -184,4 +184,4 @@ def test_what_does_not_fit_is_refused():
 
 def test_fixed_steps_of_torchdiffeq_have_an_adjoint_too(generator):
     case, solver = Case(generator), TorchDiffEq(method=TorchDiffEqMethod.RK4, num_steps=100)
-    close(case.gradient(TorchDiffEqAdjoint(), solver), case.gradient(Unrolled(), TIGHT), 1e-5)
+    assert_near(case.gradient(TorchDiffEqAdjoint(), solver), case.gradient(Unrolled(), TIGHT), 1e-5)

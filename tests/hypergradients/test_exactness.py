@@ -65,7 +65,7 @@ def reference(case: Case) -> tuple[Tensor, Tensor]:
     return _references[case.name]
 
 
-def close(actual: Tensor, expected: Tensor, rtol: float) -> None:
+def assert_near(actual: Tensor, expected: Tensor, rtol: float) -> None:
     """Relative to the size of the whole tensor: single entries may be small."""
     assert torch.linalg.vector_norm(actual - expected) <= rtol * torch.linalg.vector_norm(expected)
 
@@ -76,9 +76,9 @@ def test_first_and_second_order_in_reverse(method, name):
     first, second = reference(case)
     phi = case.phi.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(h(phi), phi, create_graph=True)
-    close(gradient.detach(), first, METHODS[method][2])
+    assert_near(gradient.detach(), first, METHODS[method][2])
     (row,) = torch.autograd.grad(gradient[0], phi, retain_graph=True)
-    close(row, second[0], METHODS[method][3])
+    assert_near(row, second[0], METHODS[method][3])
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_under_func_transforms(method, name):
     first, second = reference(case)
     rtol, rtol2 = METHODS[method][2:]
     direction = torch.linspace(-1, 1, case.phi.numel(), dtype=torch.float64)
-    close(grad(h)(case.phi), first, rtol)
-    close(torch.func.jvp(h, (case.phi,), (direction,))[1], first @ direction, rtol)
+    assert_near(grad(h)(case.phi), first, rtol)
+    assert_near(torch.func.jvp(h, (case.phi,), (direction,))[1], first @ direction, rtol)
     if "nrolled" not in method:  # the mixes of an unroll are torch's own; the core's are below
-        close(jacfwd(grad(h))(case.phi), second, rtol2)  # forward over reverse
-        close(jacrev(grad(h))(case.phi), second, rtol2)  # reverse over reverse
-        close(grad(lambda p: torch.func.jvp(h, (p,), (direction,))[1])(case.phi), second @ direction, rtol2)
+        assert_near(jacfwd(grad(h))(case.phi), second, rtol2)  # forward over reverse
+        assert_near(jacrev(grad(h))(case.phi), second, rtol2)  # reverse over reverse
+        assert_near(grad(lambda p: torch.func.jvp(h, (p,), (direction,))[1])(case.phi), second @ direction, rtol2)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_vmapped_equals_looped(method, name):
     case, h = build(method, name)
     phis = torch.stack([case.phi, case.phi * 1.02, case.phi - 0.01])
     looped = torch.stack([grad(h)(phi) for phi in phis])
-    close(vmap(grad(h))(phis), looped, METHODS[method][2])
+    assert_near(vmap(grad(h))(phis), looped, METHODS[method][2])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -115,7 +115,7 @@ def test_central_differences_of_the_resolved_problem(name):
     eps = 1e-5  # far above the noise of a solve at 1e-13, far below the scale of phi
     with torch.no_grad():
         slope = (h(case.phi + eps * direction) - h(case.phi - eps * direction)) / (2 * eps)
-    close(grad(h)(case.phi) @ direction, slope, 1e-6)
+    assert_near(grad(h)(case.phi) @ direction, slope, 1e-6)
 
 
 def test_forward_over_forward_is_refused():
@@ -128,4 +128,4 @@ def test_direct_formula_agrees_with_its_autograd():
     case, h = build("Implicit", "ridge")
     formula = case.formula
     assert formula is not None
-    close(grad(h)(case.phi), grad(lambda p: case.outer_loss(formula(p), p))(case.phi), 1e-10)
+    assert_near(grad(h)(case.phi), grad(lambda p: case.outer_loss(formula(p), p))(case.phi), 1e-10)
