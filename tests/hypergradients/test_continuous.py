@@ -104,14 +104,19 @@ def test_solving_back_a_contracting_flow_is_worse_than_going_along_it():
 
 
 @pytest.mark.parametrize(
-    ("forwards", "back"),
-    [(Rodas5P(rtol=1e-6), TIGHT), (Kvaerno5(rtol=1e-5), None), (Dopri5(rtol=1e-7), None), (RK4(num_steps=60), None)],
+    ("forwards", "back", "atol"),  # of gradients around 10; Kvaerno5's dense output is of order 3
+    [
+        (Rodas5P(rtol=1e-6), TIGHT, 2e-5),
+        (Kvaerno5(rtol=1e-5), None, 1e-3),
+        (Dopri5(rtol=1e-7), None, 5e-6),
+        (RK4(num_steps=60), None, 1e-6),
+    ],
     ids=["rodas", "kvaerno", "dopri", "rk4"],
 )
-def test_any_one_step_method_will_do(forwards, back, generator):
+def test_any_one_step_method_will_do(forwards, back, atol, generator):
     case = Case(generator)
     exact = case.gradient(Unrolled(), TIGHT)
-    assert_near(case.gradient(InterpolatedAdjoint(solver=back), forwards), exact, 1e-3 if back is None else 1e-4)
+    assert_near(case.gradient(InterpolatedAdjoint(solver=back), forwards), exact, atol)
 
 
 @pytest.mark.parametrize(("method", "solver"), CASES[:3], ids=NAMES[:3])
