@@ -20,7 +20,7 @@ from tests.benchmarks.machine import describe
 from tests.benchmarks.table import BARS, TIERS, Bars, Row, render
 
 FOLDER = Path(__file__).parent
-FRAME = {"run", "table", "machine", "measure"}
+FRAME = {"run", "table", "machine", "measure", "ablation"}
 
 
 def load_bars() -> None:

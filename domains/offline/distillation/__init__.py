@@ -1,0 +1,1 @@
+"""Designs distilled from data by matching gradients, distributions and trajectories; reverse mapping."""

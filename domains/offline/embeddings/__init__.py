@@ -1,0 +1,1 @@
+"""Vectors of sequences: one-hot, k-mers, physical properties, and any model of the user's, by name."""

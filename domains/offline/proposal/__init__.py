@@ -1,0 +1,1 @@
+"""From a user's table to the next batch: columns, constraints, fit, search, report."""

@@ -1,0 +1,1 @@
+"""Tuning parameters chosen by validation: sample weights, pseudo-labels, importance weights, smoothness."""
