@@ -1,8 +1,15 @@
 """Offline design: propose the next batch from a table of old results."""
 
+from sciopt.domains.offline.acquisition import (
+    AbstractAcquisition,
+    GreedyMean,
+    SampledExpectedImprovement,
+    UpperConfidence,
+)
 from sciopt.domains.offline.ascent import Ensemble, GradientAscent, train_ensemble
 from sciopt.domains.offline.baselines import MutateTheBest, RandomSearch
 from sciopt.domains.offline.bdi import BDI, BidirectionalProblem, bidirectional_problem
+from sciopt.domains.offline.diversity import AbstractDiversity, Determinantal, SimilarityPenalty
 from sciopt.domains.offline.ehrlich import Ehrlich
 from sciopt.domains.offline.evolution import EvolutionarySearch
 from sciopt.domains.offline.landscapes import nk_landscape, rough_mount_fuji
@@ -27,6 +34,8 @@ __all__ = [
     "AMINO_ACIDS",
     "BDI",
     "DNA",
+    "AbstractAcquisition",
+    "AbstractDiversity",
     "AbstractSearch",
     "AbstractSymmetry",
     "AbstractTask",
@@ -35,20 +44,25 @@ __all__ = [
     "BatchReport",
     "BidirectionalProblem",
     "CategoricalSpace",
+    "Determinantal",
     "Ehrlich",
     "Ensemble",
     "EvolutionarySearch",
     "ExhaustiveRanking",
     "GradientAscent",
+    "GreedyMean",
     "LogitRelaxation",
     "MutateTheBest",
     "Proposal",
     "RandomSearch",
     "ReverseComplement",
     "SampleBelow",
+    "SampledExpectedImprovement",
+    "SimilarityPenalty",
     "Surrogate",
     "Table",
     "TableTask",
+    "UpperConfidence",
     "WithinMutations",
     "bidirectional_problem",
     "evaluate_batch",
