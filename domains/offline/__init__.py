@@ -15,6 +15,7 @@ from sciopt.domains.offline.evolution import EvolutionarySearch
 from sciopt.domains.offline.landscapes import nk_landscape, rough_mount_fuji
 from sciopt.domains.offline.measured import gb1, tf_bind_8, transcription_factors
 from sciopt.domains.offline.metrics import BatchReport, evaluate_batch, hamming, normalised
+from sciopt.domains.offline.posterior_search import PosteriorSearch
 from sciopt.domains.offline.ranking import ExhaustiveRanking, Surrogate, fit_surrogate
 from sciopt.domains.offline.relaxation import LogitRelaxation, fit_relaxation, standardised
 from sciopt.domains.offline.search import AbstractSearch, Proposal
@@ -53,6 +54,7 @@ __all__ = [
     "GreedyMean",
     "LogitRelaxation",
     "MutateTheBest",
+    "PosteriorSearch",
     "Proposal",
     "RandomSearch",
     "ReverseComplement",

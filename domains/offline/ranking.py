@@ -14,7 +14,7 @@ from sciopt.domains.offline.search import AbstractSearch, Proposal, check_reques
 from sciopt.domains.offline.spaces import CategoricalSpace
 from sciopt.domains.offline.symmetry import AbstractSymmetry, one_of_each
 from sciopt.domains.offline.task import Table
-from sciopt.inner import KernelFit, fit_kernel
+from sciopt.inner import KernelFit, fit_kernel, merge_duplicates
 from sciopt.kernels import NTK, AbstractKernel, DenseNetwork
 
 __all__ = ["ExhaustiveRanking", "Surrogate", "fit_surrogate"]
@@ -32,6 +32,7 @@ class Surrogate:
         fit: the kernel ridge regression, in standardised scores.
         mean: of the visible scores.
         scale: their standard deviation.
+        amplitude: variance of the Gaussian process per unit of the kernel, of maximum likelihood (in closed form).
 
     Example:
         >>> from sciopt.domains.offline import nk_landscape
@@ -46,12 +47,26 @@ class Surrogate:
     fit: KernelFit
     mean: Tensor
     scale: Tensor
+    amplitude: Tensor
 
     def predict(self, designs: Tensor) -> Tensor:
         """Scores of designs ``(n, length)``: ``(n,)``, float64, in the table's units."""
         with torch.no_grad():
             parts = [self.fit.mean(self.relaxation.points(chunk)) for chunk in designs.split(CHUNK)]
         return torch.cat(parts).to(torch.float64) * self.scale + self.mean
+
+    def posterior(self, designs: Tensor) -> tuple[Tensor, Tensor]:
+        """Means ``(n,)`` and joint covariance ``(n, n)`` of the scores of designs, float64, without measurement noise.
+
+        Fit in float64: a covariance is a difference of numbers that are nearly equal.
+
+        References:
+            Rasmussen, Williams. "Gaussian processes for machine learning". MIT Press, 2006, eq. 2.26; the amplitude
+            maximises eq. 2.30 with the ridge relative to it.
+        """
+        with torch.no_grad():
+            covariance = self.fit.covariance(self.relaxation.points(designs)).to(torch.float64)
+        return self.predict(designs), covariance * self.amplitude * self.scale**2
 
 
 def fit_surrogate(
@@ -95,7 +110,9 @@ def fit_surrogate(
     points = relaxation.points(table.designs)
     penalty = ridge * chosen.diagonal(points).mean()
     fit = fit_kernel(chosen, points, targets.to(dtype), penalty, rtol=rtol, stored_points=stored_points, rank=500)
-    return Surrogate(relaxation=relaxation, fit=fit, mean=mean, scale=scale)
+    merged = merge_duplicates(points, targets.to(dtype))[1]  # in the order of the coefficients
+    amplitude = ((merged @ fit.coefficients) / len(merged)).to(torch.float64)
+    return Surrogate(relaxation=relaxation, fit=fit, mean=mean, scale=scale, amplitude=amplitude)
 
 
 @final
