@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import time
-import uuid
 from collections.abc import Iterable
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sciopt.view.chart import line_chart
+from sciopt.view.page import facts_table, page, picture_tag, sortable_table, table_cell, value_text, write_page
 
 if TYPE_CHECKING:
     from sciopt.campaign.folder import Entry, Overview
@@ -28,16 +25,11 @@ _COLUMNS, _METRICS = 6, 2  # options and metrics that the comparison shows
 
 def write_report(seen: Overview) -> Path:
     """Write ``report.html`` into the campaign's folder, through a rename; returns its path."""
-    path = seen.directory / "report.html"
-    aside = path.with_name(f".report-{uuid.uuid4().hex[:8]}.html")
-    aside.write_text(render_report(seen), encoding="utf-8")
-    os.replace(aside, path)
-    return path
+    return write_page(seen.directory / "report.html", render_report(seen))
 
 
 def render_report(seen: Overview) -> str:
     """The report as HTML text."""
-    style, script = (files("sciopt.view").joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))
     varying = _varying(seen)
     body = [
         _summary(seen),
@@ -48,12 +40,7 @@ def render_report(seen: Overview) -> str:
         *(_design(entry, varying) for entry in seen.entries),
         _software(seen),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{escape(seen.name)}: campaign report</title><style>{style}</style></head>\n"
-        f"<body><main>\n{chr(10).join(filter(None, body))}\n</main><script>{script}</script></body></html>\n"
-    )
+    return page(f"{seen.name}: campaign report", body)
 
 
 def _summary(seen: Overview) -> str:
@@ -85,7 +72,7 @@ def _gallery(seen: Overview) -> str:
         figure = _first_figure(entry)
         picture = _image(figure, entry.design.label) if figure else f'<span class="none">{_state_text(entry)}</span>'
         result = entry.result
-        small = f"objective {_number(result.objective)}" if result else escape(entry.state.lower())
+        small = f"objective {value_text(result.objective)}" if result else escape(entry.state.lower())
         cards.append(
             f'<a href="#d-{entry.design.key[:16]}"><span class="frame">{picture}</span>'
             f"<strong>{escape(entry.design.label)}</strong><small>{small}</small></a>"
@@ -96,18 +83,20 @@ def _gallery(seen: Overview) -> str:
 def _table(seen: Overview, varying: list[str]) -> str:
     shared = [name for name in _metric_names(seen) if name not in (*varying, "steps")][:_METRICS]
     names = ["#", "design", "status", "objective", *varying, *shared, "steps", "seconds", "seed"]
-    head = "".join(f"<th><button>{escape(name).replace('_', '_<wbr>')}</button></th>" for name in names)
     rows = []
     for number, entry in enumerate(seen.entries, 1):
         result = entry.result
-        cells = [_cell(number), f'<td><a href="#d-{entry.design.key[:16]}">{escape(entry.design.label)}</a></td>']
-        cells += [f"<td>{_badge(entry)}</td>", _cell(result.objective if result else "")]
+        cells = [table_cell(number), f'<td><a href="#d-{entry.design.key[:16]}">{escape(entry.design.label)}</a></td>']
+        cells += [f"<td>{_badge(entry)}</td>", table_cell(result.objective if result else "")]
         options = _flat(entry.design.options)
-        cells += [_cell(options.get(name, "")) for name in varying]
-        cells += [_cell(result.metrics.get(name, "") if result else "") for name in shared]
-        cells += [_cell(_steps(result) if result else ""), _cell(round(result.run["seconds"], 1) if result else "")]
-        rows.append("<tr>" + "".join(cells) + _cell(entry.design.seed) + "</tr>")
-    return f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        cells += [table_cell(options.get(name, "")) for name in varying]
+        cells += [table_cell(result.metrics.get(name, "") if result else "") for name in shared]
+        cells += [
+            table_cell(_steps(result) if result else ""),
+            table_cell(round(result.run["seconds"], 1) if result else ""),
+        ]
+        rows.append([*cells, table_cell(entry.design.seed)])
+    return sortable_table(names, rows)
 
 
 def _design(entry: Entry, varying: list[str]) -> str:
@@ -118,7 +107,7 @@ def _design(entry: Entry, varying: list[str]) -> str:
     )
     options = _flat(design.options)
     ordered = [*(name for name in varying if name in options), *(name for name in options if name not in varying)]
-    facts = _facts("Options", {name: options[name] for name in ordered})
+    facts = facts_table("Options", {name: options[name] for name in ordered})
     asked = f"{design.problem}, version {design.version}, seed {design.seed}"
     if result is None:
         return head + _trouble(entry) + f'<p class="lead">{escape(asked)}</p>{facts}</section>'
@@ -142,8 +131,10 @@ def _design(entry: Entry, varying: list[str]) -> str:
     }
     left = figures + _charts(result)
     outcome = {"objective": result.objective, **result.metrics}
-    right = _facts("Outcome", outcome) + _facts("Certificate", {"status": result.status, **result.certificate})
-    right += facts + _facts("Run", done) + _files(result)
+    right = facts_table("Outcome", outcome) + facts_table(
+        "Certificate", {"status": result.status, **result.certificate}
+    )
+    right += facts + facts_table("Run", done) + _files(result)
     return f'{head}{advice}{warnings}<div class="columns"><div>{left}</div><div>{right}</div></div></section>'
 
 
@@ -199,7 +190,7 @@ def _software(seen: Overview) -> str:
     seeds = sorted({entry.design.seed for entry in seen.entries})
     found["seeds"] = [", ".join(map(str, seeds[:20])) + (", ..." if len(seeds) > 20 else "")]
     found["versions of the problems"] = sorted({f"{e.design.problem} {e.design.version}" for e in seen.entries})
-    table = _facts("", {name: "; ".join(values) for name, values in found.items()})
+    table = facts_table("", {name: "; ".join(values) for name, values in found.items()})
     return (
         f'<h2>What it ran with</h2><div class="design">{table}</div>'
         "<footer>Problem, options and seed determine a design; its folder "
@@ -230,33 +221,6 @@ def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in options.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
     return flat
-
-
-def _facts(title: str, facts: dict[str, Any]) -> str:
-    if not facts:
-        return ""
-    rows = "".join(f"<tr><th>{escape(str(name))}</th><td>{_value(value)}</td></tr>" for name, value in facts.items())
-    return (f"<h3>{escape(title)}</h3>" if title else "") + f'<table class="facts">{rows}</table>'
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f'<td class="n" data-value="{value!r}">{_number(value)}</td>'
-    return f"<td>{_value(value)}</td>"
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (int, float)):
-        return _number(value)
-    return escape(value if isinstance(value, str) else json.dumps(value))
-
-
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 def _seconds(seconds: float) -> str:
@@ -292,5 +256,4 @@ def _first_figure(entry: Entry) -> Path | None:
 
 
 def _image(path: Path, text: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<img alt="{escape(text, quote=True)}" src="data:image/png;base64,{data}">'
+    return picture_tag(path.read_bytes(), text)
