@@ -93,8 +93,8 @@ class AbstractNetwork(ABC):
     """An architecture whose infinite-width limit has a kernel by recursion."""
 
     @abstractmethod
-    def covariances(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """NNGP and NTK between all points of two sets, each ``(n, m)``."""
+    def covariance(self, left: Tensor, right: Tensor, tangent_kernel: bool) -> Tensor:
+        """The NTK, or the NNGP, between all points of two sets ``(n, m)``."""
 
     @abstractmethod
     def variances(self, points: Tensor) -> tuple[Tensor, Tensor]:

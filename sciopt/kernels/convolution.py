@@ -42,7 +42,7 @@ class ConvNetwork(AbstractNetwork):
     Example:
         >>> network = ConvNetwork(hidden_layers=1, width=3, circular=True)
         >>> sequence = torch.eye(4).unsqueeze(0)
-        >>> a, b = (network.covariances(s, sequence)[1] for s in (sequence, sequence.roll(1, dims=1)))
+        >>> a, b = (network.covariance(s, sequence, tangent_kernel=True) for s in (sequence, sequence.roll(1, dims=1)))
         >>> bool(torch.isclose(a, b))
         True
 
@@ -71,8 +71,8 @@ class ConvNetwork(AbstractNetwork):
         )
         check_variances(owner, self.hidden_layers, self.weight_variance, self.bias_variance)
 
-    def covariances(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """See `AbstractNetwork.covariances`; points are ``(n, length, channels)``."""
+    def covariance(self, left: Tensor, right: Tensor, tangent_kernel: bool) -> Tensor:
+        """See `AbstractNetwork.covariance`; points are ``(n, length, channels)``."""
         self._check(left, right)
         own, other = self._own(left)[0], (self._own(right)[0])
         if self._full:
@@ -81,7 +81,7 @@ class ConvNetwork(AbstractNetwork):
         else:
             cross = torch.einsum("npc,mpc->nmp", left, right) / left.shape[2]
             own, other = [v[:, None, :] for v in own], [v[None, :, :] for v in other]
-        return self._climb(cross, own, other, left, False)
+        return self._climb(cross, own, other, left, False)[int(tangent_kernel)]
 
     def variances(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """See `AbstractNetwork.variances`."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import pi
 from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold
 
 from sciopt.checks import check_option
-from sciopt.kernels.abstract import COINCIDENT, AbstractActivation, AbstractNetwork, check_points
+from sciopt.kernels.abstract import AbstractActivation, AbstractNetwork, check_points
 from sciopt.kernels.activations import LeakyRelu
+from sciopt.kernels.angle import angular_slopes, angular_value
 from sciopt.transforms import under_transform
 
 __all__ = ["DenseNetwork", "layer_variances"]
@@ -57,14 +56,13 @@ class DenseNetwork(AbstractNetwork):
         check_option("DenseNetwork", "hidden_layers", count, ok, "to be an int >= 0", "2 to 5 is common.")
         check_variances("DenseNetwork", count, self.weight_variance, self.bias_variance)
 
-    def covariances(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """See `AbstractNetwork.covariances`; points are ``(n, d)``."""
+    def covariance(self, left: Tensor, right: Tensor, tangent_kernel: bool) -> Tensor:
+        """See `AbstractNetwork.covariance`; points are ``(n, d)``."""
         check_points("DenseNetwork", left, right, 2)
         if self._is_angular and not under_transform() and not _needs_graph(left, right, self.weight_variance):
             scale, cosine = _polar(left, right)
-            correlation, tangent, _, _ = _angular(cosine, self.hidden_layers, self._leak, False)
-            scale.mul_(self._gain(left))
-            return correlation.mul_(scale), tangent.mul_(scale)
+            value = angular_value(cosine, self.hidden_layers, self._leak, tangent_kernel)
+            return value.mul_(scale).mul_(self._gain(left))
         weights, biases = layer_variances(self.hidden_layers, self.weight_variance, self.bias_variance, left)
         cross = weights[0] / left.shape[1] * (left @ right.mT) + biases[0]
         tangent = cross
@@ -74,7 +72,7 @@ class DenseNetwork(AbstractNetwork):
             cross = w * value + b
             tangent = cross + w * tangent * flat
             one, two = (w * self.activation.coincident(v)[0] + b for v in (one, two))
-        return cross, tangent
+        return tangent if tangent_kernel else cross
 
     def variances(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """See `AbstractNetwork.variances`."""
@@ -137,8 +135,7 @@ class DenseNetwork(AbstractNetwork):
 
     def _angular_slopes(self, left: Tensor, right: Tensor, tangent_kernel: bool) -> tuple[Tensor, Tensor, Tensor]:
         scale, cosine = _polar(left, right)
-        correlation, tangent, correlation_s, tangent_s = _angular(cosine.clone(), self.hidden_layers, self._leak, True)
-        value, slope = (tangent, tangent_s) if tangent_kernel else (correlation, correlation_s)
+        value, slope = angular_slopes(cosine, self.hidden_layers, self._leak, tangent_kernel)
         gain = self._gain(left)
         norm = left.square().sum(-1, keepdim=True)
         norm = torch.where(norm > 0, norm, 1.0)
@@ -187,33 +184,3 @@ def _polar(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     one, two = (torch.linalg.vector_norm(p, dim=-1, keepdim=True) for p in (left, right))
     unit, other = (p / torch.where(n > 0, n, 1.0) for p, n in ((left, one), (right, two)))
     return one * two.mT, unit @ other.mT
-
-
-def _angular(cosine: Tensor, hidden_layers: int, leak: float, slopes: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """NNGP and NTK in units of the NNGP's norm, as functions of the cosine, which is overwritten, and their slopes.
-
-    Per layer one arc cosine and one root: ``f' = (1 - s)^2 (pi - angle) / (2 pi) + s`` and ``f = f' cos + (1 - s)^2 sin /
-    (2 pi)``, both divided by their value at angle 0, so that cosines stay cosines.
-    """
-    gain = 0.5 * (1 + leak**2)
-    bend = (1 - leak) ** 2 / (2 * pi * gain)
-    base = bend * pi + leak / gain
-    info = torch.finfo(cosine.dtype)
-    close = 2 * COINCIDENT * info.eps  # of the squared sine; thresholds and clamps cost a tenth of masks
-    correlation, tangent = cosine.clamp(-1, 1), cosine
-    correlation_s, tangent_s = (torch.ones_like(cosine), torch.ones_like(cosine)) if slopes else (cosine, cosine)
-    square, sine, flat = (torch.empty_like(cosine) for _ in range(3))  # fresh memory costs more than the arithmetic
-    for _ in range(hidden_layers):
-        torch.mul(correlation, correlation, out=square)
-        threshold(square.neg_().add_(1), close, 0.0, inplace=True)
-        torch.sqrt(square, out=sine)
-        threshold(torch.acos(correlation, out=flat), close**0.5, 0.0, inplace=True).mul_(-bend).add_(base)
-        if slopes:
-            # 1 / sine, or 0 where the points coincide or oppose
-            bending = torch.div(sine, square.clamp_(min=info.tiny), out=square).mul_(bend)
-            tangent_s.mul_(flat).addcmul_(bending.mul_(tangent), correlation_s)
-            correlation_s.mul_(flat)
-            tangent_s.add_(correlation_s)
-        correlation.mul_(flat).add_(sine, alpha=bend).clamp_(-1, 1)
-        tangent.mul_(flat).add_(correlation)
-    return correlation, tangent, correlation_s, tangent_s

@@ -36,7 +36,7 @@ class NTK(AbstractKernel):
 
     def pair(self, left: Tensor, right: Tensor) -> Tensor:
         """See `AbstractKernel.pair`."""
-        return self.network.covariances(left, right)[1]
+        return self.network.covariance(left, right, tangent_kernel=True)
 
     def diagonal(self, points: Tensor) -> Tensor:
         """See `AbstractKernel.diagonal`."""
@@ -69,7 +69,7 @@ class NNGP(AbstractKernel):
 
     def pair(self, left: Tensor, right: Tensor) -> Tensor:
         """See `AbstractKernel.pair`."""
-        return self.network.covariances(left, right)[0]
+        return self.network.covariance(left, right, tangent_kernel=False)
 
     def diagonal(self, points: Tensor) -> Tensor:
         """See `AbstractKernel.diagonal`."""

@@ -223,7 +223,7 @@ def test_bad_options_say_what_was_expected() -> None:
     with pytest.raises(ValueError, match=r"expected `bias_variance` of shape \(\) or \(3,\), got \(2,\)"):
         DenseNetwork(hidden_layers=2, bias_variance=torch.ones(2))
     with pytest.raises(ValueError, match="multiple of pool"):
-        ConvNetwork(hidden_layers=2, pool=2).covariances(torch.ones(1, 6, 2), torch.ones(1, 6, 2))
+        ConvNetwork(hidden_layers=2, pool=2).covariance(torch.ones(1, 6, 2), torch.ones(1, 6, 2), True)
     with pytest.raises(ValueError, match=r"DenseNetwork: expected `left` of shape \(n, d\)"):
         NTK(DenseNetwork(hidden_layers=1)).pair(torch.ones(1, 6, 2), torch.ones(1, 6, 2))
     with pytest.raises(ValueError, match="expected `module` to return"):
