@@ -16,7 +16,7 @@ from sciopt.domains.offline.spaces import CategoricalSpace
 from sciopt.domains.offline.task import Table
 from sciopt.kernels import NTK, AbstractKernel, DenseNetwork
 
-__all__ = ["EvolutionarySearch"]
+__all__ = ["EvolutionarySearch", "children", "evolve"]
 
 
 @final
@@ -78,50 +78,111 @@ class EvolutionarySearch(AbstractSearch):
         """See `AbstractSearch.propose`."""
         check_request("EvolutionarySearch", table, count, pool)
         surrogate = fit_surrogate(space, table, kernel=self.kernel, ridge=self.ridge, dtype=self.dtype, rtol=1e-3)
-        keep = max(self.population, 2 * count)
-        parents = table.best(keep)
-        met = torch.empty(0, space.length, dtype=torch.int64, device=table.designs.device)
-        predicted = torch.empty(0, dtype=torch.float64, device=table.designs.device)
-        quiet = 0
-        for _ in range(self.rounds):
-            fresh = self._children(space, parents, generator)
-            fresh = without(fresh, torch.cat([table.designs, met]))
-            if self.allowed is not None:
-                fresh = fresh[self.allowed(fresh)]
-            if pool is not None:
-                fresh = fresh[torch.isin(space.number(fresh), space.number(pool))]
-            if len(fresh):
-                met = torch.cat([met, fresh])
-                predicted = torch.cat([predicted, surrogate.predict(fresh)])
-            order = predicted.argsort(descending=True, stable=True)[:keep]
-            changed = bool((order[:count] >= len(met) - len(fresh)).any())
-            met, predicted = met[order], predicted[order]
-            parents = torch.cat([met, table.best(max(8, keep - len(met)))])
-            quiet = 0 if changed or len(met) < count else quiet + 1
-            if quiet == 5:
-                break
-        if len(met) < count:
-            raise ValueError(
-                f"EvolutionarySearch: expected `count` = {count} allowed designs outside the table, got {len(met)}. Propose "
-                "fewer, raise `rounds` or `children`, or loosen `allowed` or the pool."
-            )
-        return Proposal(designs=met[:count], predicted=predicted[:count])
+        designs, predicted = evolve(self, surrogate.predict, space, table, count, generator=generator, pool=pool)
+        return Proposal(designs=designs[:count], predicted=predicted[:count])
 
-    def _children(self, space: CategoricalSpace, parents: Tensor, generator: torch.Generator) -> Tensor:
-        """Recombined and mutated designs ``(children, length)``, better parents more often."""
-        size, length = (self.children, len(parents)), space.length
-        one, two = (
-            (torch.rand(size[0], generator=generator, device=generator.device).square() * size[1]).long()
-            for _ in range(2)
+
+def evolve(
+    options: EvolutionarySearch,
+    predict: Callable[[Tensor], Tensor],
+    space: CategoricalSpace,
+    table: Table,
+    count: int,
+    *,
+    generator: torch.Generator,
+    pool: Tensor | None = None,
+    start: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The rounds of `EvolutionarySearch`, led by any predictor of scores.
+
+    Args:
+        options: population, children, mutations, rounds and constraints; its kernel is not used.
+        predict: designs ``(n, length)`` to predictions ``(n,)``, float64, the higher the better.
+        space: the designs.
+        table: visible rows, which are no result.
+        count: designs wanted.
+        generator: the one source of chance.
+        pool: allowed designs; None: the whole space.
+        start: first parents ``(n, length)``, better ones first; None: the best visible designs.
+
+    Returns:
+        Designs ``(m, length)``, at least ``count`` and at most ``max(population, 2 count)``, new and allowed, and their
+        predictions ``(m,)``, best first.
+
+    Raises:
+        ValueError: for constraints that leave too few designs.
+
+    Example:
+        >>> from sciopt.domains.offline import nk_landscape
+        >>> task = nk_landscape(length=6, neighbours=0)
+        >>> options = EvolutionarySearch(rounds=3, population=8, children=64)
+        >>> count_ones = lambda designs: designs.sum(-1).double()
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> designs, predicted = evolve(options, count_ones, task.space, task.visible(), 4, generator=generator)
+        >>> bool((predicted[:-1] >= predicted[1:]).all())
+        True
+    """
+    keep = max(options.population, 2 * count)
+    parents = table.best(keep) if start is None else start
+    met = torch.empty(0, space.length, dtype=torch.int64, device=table.designs.device)
+    predicted = torch.empty(0, dtype=torch.float64, device=table.designs.device)
+    quiet = 0
+    for _ in range(options.rounds):
+        fresh = children(space, parents, options.children, options.mutations, generator)
+        fresh = without(fresh, torch.cat([table.designs, met]))
+        if options.allowed is not None:
+            fresh = fresh[options.allowed(fresh)]
+        if pool is not None:
+            fresh = fresh[torch.isin(space.number(fresh), space.number(pool))]
+        if len(fresh):
+            met = torch.cat([met, fresh])
+            predicted = torch.cat([predicted, predict(fresh)])
+        order = predicted.argsort(descending=True, stable=True)[:keep]
+        changed = bool((order[:count] >= len(met) - len(fresh)).any())
+        met, predicted = met[order], predicted[order]
+        parents = torch.cat([met, table.best(max(8, keep - len(met)))])
+        quiet = 0 if changed or len(met) < count else quiet + 1
+        if quiet == 5:
+            break
+    if len(met) < count:
+        raise ValueError(
+            f"EvolutionarySearch: expected `count` = {count} allowed designs outside the table, got {len(met)}. Propose "
+            "fewer, raise `rounds` or `children`, or loosen `allowed` or the pool."
         )
-        cut = torch.randint(0, length + 1, (size[0], 2), generator=generator, device=generator.device).sort(-1).values
-        one, two, cut = (part.to(parents.device) for part in (one, two, cut))
-        place = torch.arange(length, device=parents.device)
-        middle = (place >= cut[:, :1]) & (place < cut[:, 1:])
-        mixed = torch.where(middle, parents[two], parents[one])
-        hit = torch.rand(size[0], length, generator=generator, device=generator.device) < min(
-            1.0, self.mutations / length
-        )
-        shift = torch.randint(1, space.letters, hit.shape, generator=generator, device=generator.device)
-        hit, shift = hit.to(mixed.device), shift.to(mixed.device)
-        return torch.where(hit, (mixed + shift) % space.letters, mixed)
+    return met, predicted
+
+
+def children(
+    space: CategoricalSpace, parents: Tensor, count: int, mutations: float, generator: torch.Generator
+) -> Tensor:
+    """Recombined and mutated designs ``(count, length)``, of the first parents more often.
+
+    Args:
+        space: the designs.
+        parents: ``(n, length)``, better ones first.
+        count: designs to make.
+        mutations: mean number of mutations of each.
+        generator: the one source of chance.
+
+    Returns:
+        Designs, with repetition.
+
+    Example:
+        >>> space = CategoricalSpace(length=4, alphabet="ab")
+        >>> children(space, torch.zeros(1, 4, dtype=torch.int64), 3, 1.0, torch.Generator().manual_seed(0)).shape
+        torch.Size([3, 4])
+    """
+    length = space.length
+    one, two = (
+        (torch.rand(count, generator=generator, device=generator.device).square() * len(parents)).long()
+        for _ in range(2)
+    )
+    cut = torch.randint(0, length + 1, (count, 2), generator=generator, device=generator.device).sort(-1).values
+    one, two, cut = (part.to(parents.device) for part in (one, two, cut))
+    place = torch.arange(length, device=parents.device)
+    middle = (place >= cut[:, :1]) & (place < cut[:, 1:])
+    mixed = torch.where(middle, parents[two], parents[one])
+    hit = torch.rand(count, length, generator=generator, device=generator.device) < min(1.0, mutations / length)
+    shift = torch.randint(1, space.letters, hit.shape, generator=generator, device=generator.device)
+    hit, shift = hit.to(mixed.device), shift.to(mixed.device)
+    return torch.where(hit, (mixed + shift) % space.letters, mixed)
