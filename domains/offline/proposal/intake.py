@@ -1,0 +1,135 @@
+"""A user's designs and scores, whatever they come in, as rows and one tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciopt.domains.offline.proposal.columns import AbstractColumn
+
+__all__ = ["read_designs", "read_scores"]
+
+OWNER = "propose"
+
+
+def read_designs(designs: Any, columns: Sequence[AbstractColumn] = (), owner: str = OWNER) -> list[dict[str, Any]]:
+    """Designs as one dict per row.
+
+    Args:
+        designs: a list of strings (one column, ``sequence`` unless declared), a list of dicts, a dict of columns, a tensor or
+            array ``(n, d)`` of numbers (columns ``x0`` ... unless declared), or a data frame.
+        columns: declared columns, which name the columns of strings and numbers.
+        owner: whom errors name.
+
+    Returns:
+        The rows, values as they came.
+
+    Raises:
+        ValueError: for columns of different lengths, or rows with other keys.
+        TypeError: for anything else.
+
+    Example:
+        >>> read_designs(["ACG"]), read_designs({"a": [1, 2], "b": ["u", "v"]})
+        ([{'sequence': 'ACG'}], [{'a': 1, 'b': 'u'}, {'a': 2, 'b': 'v'}])
+    """
+    names = [column.name for column in columns]
+    if not isinstance(designs, Mapping) and callable(getattr(designs, "to_dict", None)):
+        designs = designs.to_dict("list")  # a data frame
+    if isinstance(designs, Mapping):
+        lists = {str(name): _listed(values) for name, values in designs.items()}
+        lengths = {name: len(values) for name, values in lists.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(
+                f"{owner}: expected `designs` with columns of one length, got {lengths}. Give each row a value."
+            )
+        return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+    if isinstance(designs, Tensor) or hasattr(designs, "__array__"):
+        values = designs.tolist()
+        if len(values) and not isinstance(values[0], list):
+            return _single([value for value in values], names, owner)
+        named = names or [f"x{k}" for k in range(len(values[0]) if values else 0)]
+        if values and len(values[0]) != len(named):
+            raise ValueError(
+                f"{owner}: expected `designs` with {len(named)} columns, one for each of `columns`, got {len(values[0])}. "
+                "Declare all of them or none."
+            )
+        return [dict(zip(named, row, strict=True)) for row in values]
+    if isinstance(designs, str) or not isinstance(designs, Iterable):
+        raise TypeError(
+            f"{owner}: expected `designs` as a list of strings or dicts, a dict of columns, or a tensor, got "
+            f"{type(designs).__name__}. Convert it first."
+        )
+    listed = list(designs)
+    if not all(isinstance(row, Mapping) for row in listed):
+        if any(isinstance(row, Mapping | Sequence) and not isinstance(row, str) for row in listed):
+            raise TypeError(
+                f"{owner}: expected `designs` with rows of one kind, all strings or all dicts, got "
+                f"{', '.join(sorted({type(row).__name__ for row in listed}))}. Name the columns: a list of dicts."
+            )
+        return _single(listed, names, owner)
+    for index, row in enumerate(listed):
+        if set(row) != set(listed[0]):
+            odd = sorted(map(str, set(row) ^ set(listed[0])))
+            raise ValueError(
+                f"{owner}: expected `designs` with the same columns in each row, got a difference in {odd} in row {index}. "
+                "Complete the rows."
+            )
+    return [{str(name): row[name] for name in listed[0]} for row in listed]
+
+
+def read_scores(scores: Any, rows: int, owner: str = OWNER) -> Tensor:
+    """Scores as float64 ``(rows,)``; NaN where a score is empty (None or an empty string).
+
+    Args:
+        scores: a tensor, an array, or a list of numbers, strings or None.
+        rows: how many there should be.
+        owner: whom errors name.
+
+    Returns:
+        The scores, on the device they came on.
+
+    Raises:
+        ValueError: for another number of them, or text that is no number, naming the row.
+
+    Example:
+        >>> read_scores([1, "2.5", None], 3)
+        tensor([1.0000, 2.5000,    nan], dtype=torch.float64)
+    """
+    if isinstance(scores, Tensor):
+        out = scores.detach().to(torch.float64)
+    else:
+        values = []
+        for index, value in enumerate(_listed(scores)):
+            if value is None or (isinstance(value, str) and not value.strip()):
+                value = math.nan
+            try:
+                values.append(float(value))
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{owner}: expected `scores` as numbers, got {value!r} in row {index}. Leave it empty if it is not "
+                    "measured yet."
+                ) from error
+        out = torch.tensor(values, dtype=torch.float64)
+    if out.shape != (rows,):
+        raise ValueError(
+            f"{owner}: expected `scores` of shape ({rows},), one per design, got {tuple(out.shape)}. Leave a score empty "
+            "(None or NaN) if it is not measured yet."
+        )
+    return out
+
+
+def _listed(values: Any) -> list[Any]:
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _single(values: list[Any], names: list[str], owner: str) -> list[dict[str, Any]]:
+    if len(names) > 1:
+        raise ValueError(
+            f"{owner}: expected `designs` with the columns {', '.join(names)}, got one value per row. Pass a list of dicts."
+        )
+    name = names[0] if names else ("sequence" if values and isinstance(values[0], str) else "x0")
+    return [{name: value} for value in values]
