@@ -39,7 +39,8 @@ def detect_columns(
 
     Example:
         >>> columns, reasons = detect_columns([{"seq": "ACGT", "ph": "7.5"}, {"seq": "ACGA", "ph": "4"}])
-        >>> print("\n".join(reasons))
+        >>> for reason in reasons:
+        ...     print(reason)
         seq: sequences of 4 letters of ACGT (2 different, all letters are of DNA)
         ph: numbers from 4 to 7.5 (the measured range)
     """
