@@ -27,6 +27,7 @@ from sciopt.inner.newton_cg import NewtonCG
 from sciopt.inner.picard import Picard
 from sciopt.inner.proximal_gradient import ProximalGradient
 from sciopt.inner.scalar_root import ScalarRoot
+from sciopt.inner.smoother_forms import bent_kernel, left_out_errors
 
 __all__ = [
     "AbstractIterativeSolver",
@@ -47,10 +48,12 @@ __all__ = [
     "Picard",
     "ProximalGradient",
     "ScalarRoot",
+    "bent_kernel",
     "fit_kernel",
     "gradient_flow",
     "kernel_ridge",
     "leave_one_out",
+    "left_out_errors",
     "logistic_dual",
     "logistic_newton",
     "merge_duplicates",
