@@ -24,6 +24,11 @@ _LAZY = {
         "Generate low-energy conformers of molecules.",
     ),
     "data": ("sciopt.data.commands", "data", "List, fetch and verify the data files of the registry."),
+    "propose": (
+        "sciopt.domains.offline.proposal.commands",
+        "propose_command",
+        "Propose the designs to test next, from tables of designs and scores.",
+    ),
 }
 
 

@@ -141,7 +141,7 @@ def draw_novelty(
     x = x + spread * (2 * torch.rand(len(x), dtype=x.dtype, generator=torch.Generator().manual_seed(0)) - 1)
     if len(x) <= 300:
         axes.errorbar(x.numpy(), y.numpy(), yerr=s.numpy(), fmt="none", ecolor=OLD, elinewidth=0.7, zorder=1)
-    colours = axes.scatter(x.numpy(), y.numpy(), s=14, c=range(len(x)), cmap="viridis", linewidths=0, zorder=2)
+    colours = axes.scatter(x.numpy(), y.numpy(), s=14, c=range(1, len(x) + 1), cmap="viridis", linewidths=0, zorder=2)
     if len(x) > 1 and axes.figure is not None:
         axes.figure.colorbar(colours, ax=axes, label="rank", pad=0.01)
     if best is not None:

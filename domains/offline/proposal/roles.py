@@ -250,7 +250,7 @@ def _why_not(name: str, cells: list[str]) -> tuple[str, bool]:
     tokens = re.sub(r"[^a-z0-9]+", " ", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower()).split()
     if not filled:
         return "its cells are empty", True
-    if name in BATCH_COLUMNS:
+    if name.removesuffix(" (batch)") in BATCH_COLUMNS:
         return "written beside an earlier batch", True
     if re.fullmatch(r"column \d+", name):
         return "it has no name", True
