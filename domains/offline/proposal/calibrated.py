@@ -1,0 +1,207 @@
+"""Which model, and how far to trust it: held-out predictions choose both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sciopt.domains.offline.proposal.batch import NOMINAL, Calibration, rank_correlation
+from sciopt.domains.offline.proposal.design_space import DesignSpace
+from sciopt.domains.offline.proposal.evidence import Evidence, Learned, held_out
+from sciopt.domains.offline.proposal.families import AbstractFamily, Gaussian, StrandKernel, WideNetwork
+from sciopt.domains.offline.proposal.model import Observations, ScoreModel, design_points, feature_centre, fit_model
+from sciopt.domains.offline.proposal.score_transforms import (
+    AbstractScoreTransform,
+    Logarithm,
+    PlainScores,
+    fit_yeo_johnson,
+)
+from sciopt.domains.offline.proposal.strands import Strands
+from sciopt.inner import merge_duplicates
+from sciopt.solution import Status
+
+__all__ = ["calibrate", "choose_model"]
+
+LEARNING_ROWS = 600  # rows from which weights, noise, family and transform are learned
+HELD_OUT = 500  # rows of the test where leave-one-out is too dear
+FEW = 5  # rows below which nothing but the prior chooses
+OUTLIER = 4.0  # standardised errors beyond it count as this much
+GAIN = 3.0  # nats of held-out density that a transform has to bring
+
+
+def calibrate(
+    model: ScoreModel, data: Observations, generator: torch.Generator
+) -> tuple[ScoreModel, Calibration, float]:
+    """Stretch the model's deviations until they agree with its errors on rows it has not seen.
+
+    By leave-one-out in closed form, or where there are too many rows for that, on 500 rows held out of a second fit.
+
+    Args:
+        model: fitted to the data.
+        data: the rows.
+        generator: draws the rows to hold out.
+
+    Returns:
+        The model with its stretch, its `Calibration`, and the mean log density of held-out scores, in nats per row.
+
+    Example:
+        See `sciopt.domains.offline.proposal.propose`.
+    """
+    if model.fit.factor is not None:
+        points = model.points(data.codes)
+        targets = model.latent(data.scores)
+        _, ordered, _, rows = merge_duplicates(points, targets, data.mass)
+        means, relative = held_out(model.fit.factor, ordered)
+        mean, deviation = means[rows], (relative[rows] * model.gain).sqrt()
+        tested, method = data, "leave-one-out"
+    else:
+        order = torch.randperm(len(data), generator=generator).to(data.codes.device)
+        tested, rest = data.subset(order[:HELD_OUT]), data.subset(order[HELD_OUT:])
+        ridge = model.noise / (model.gain * float(model.fit.kernel.diagonal(model.fit.points[:1024]).mean()))
+        partial = fit_model(
+            model.space, rest, model.family, model.weights, ridge, model.transform, strands=model.strands,
+            maximize=model.scale > 0, dense_rows=0,
+        )  # fmt: skip
+        mean, covariance = partial.posterior(tested.codes)
+        mean = (mean * partial.scale + partial.mean - model.mean) / model.scale
+        deviation = (covariance.diagonal() + partial.noise / tested.mass).sqrt() * abs(partial.scale / model.scale)
+        targets, method = model.latent(tested.scores), f"{len(tested)} rows held out"
+    errors = (targets - mean) / deviation
+    stretch = float(errors.abs().clamp(max=OUTLIER).square().mean().sqrt()) if len(tested) >= 2 * FEW else 1.0
+    stretch = max(stretch, 1e-3)
+    deviation = deviation * stretch
+    errors = errors / stretch
+    slope = model.transform.log_slope(tested.scores) - math.log(abs(model.scale))
+    density = float((slope - deviation.log() - 0.5 * errors.square() - 0.5 * math.log(2 * math.pi)).mean())
+    made = replace(model, stretch=stretch)
+    predicted, width = made.in_score_units(mean, deviation)
+    normal = torch.distributions.Normal(0.0, 1.0)
+    cover = {p: float((errors.abs() <= float(normal.icdf(torch.tensor(0.5 + p / 2)))).double().mean()) for p in NOMINAL}
+    calibration = Calibration(
+        rows=tested.rows,
+        observed=tested.scores,
+        predicted=predicted,
+        deviation=width,
+        coverage=cover,
+        rmse=float((predicted - tested.scores).square().mean().sqrt()),
+        rank_correlation=rank_correlation(predicted, tested.scores),
+        method=method,
+    )
+    return made, calibration, density
+
+
+def choose_model(
+    space: DesignSpace,
+    data: Observations,
+    *,
+    strands: Strands | None,
+    maximize: bool,
+    generator: torch.Generator,
+    families: Sequence[AbstractFamily] = (Gaussian(), WideNetwork()),
+    dense_rows: int,
+) -> tuple[ScoreModel, Calibration, list[str]]:
+    """Learn weights of columns and noise by evidence, choose kernel and score transform by held-out density, fit, calibrate.
+
+    Args:
+        space: the columns.
+        data: what was measured, at least two different scores.
+        strands: the symmetry, or None.
+        maximize: whether higher is better.
+        generator: draws the rows to learn from where there are more than 600.
+        families: kernels to choose among.
+        dense_rows: see `fit_model`.
+
+    Returns:
+        The model, its `Calibration`, and what was chosen, in sentences.
+
+    Example:
+        See `sciopt.domains.offline.proposal.propose`.
+    """
+    some = data
+    if len(data) > LEARNING_ROWS:
+        order = torch.randperm(len(data), generator=generator).to(data.codes.device)
+        some = data.subset(order[:LEARNING_ROWS].sort().values)
+    lines = []
+    best: tuple[float, AbstractFamily, AbstractScoreTransform, Learned] | None = None
+    for transform in _transforms(data.scores) if len(data) >= 4 * FEW else [PlainScores()]:
+        chosen = families if best is None else [best[1]]
+        for family in chosen:
+            learned = _learned(space, some, family, transform, strands, maximize)
+            model = fit_model(
+                space, some, family, learned.weights, learned.ridge, transform, strands=strands, maximize=maximize
+            )
+            total = calibrate(model, some, generator)[2] * len(some)
+            needed = 0.0 if best is None or transform is best[2] else GAIN
+            if best is None or total > best[0] + needed:
+                best = (total, family, transform, learned)
+    assert best is not None
+    _, family, transform, learned = best
+    model = fit_model(
+        space, data, family, learned.weights, learned.ridge, transform, strands=strands, maximize=maximize,
+        dense_rows=dense_rows,
+    )  # fmt: skip
+    model, calibration, _ = calibrate(model, data, generator)
+    lines.append(f"A Gaussian process with {family.describe()}, on {transform.describe()}.")
+    learned_from = "" if some is data else f", learned from {len(some)} of {len(data)} rows"
+    typical = learned.weights / family.typical_weights(space).to(learned.weights)
+    shown = ", ".join(f"{name} {value:.2g}" for name, value in zip(space.names, typical.tolist(), strict=True))
+    if len(data) < FEW:
+        lines.append(
+            f"With {len(data)} rows nothing was learned but the level of the scores; kernel and noise are typical."
+        )
+    else:
+        lines.append(f"Weights of the columns, 1 is typical{learned_from}: {shown}.")
+    noise = model.noise**0.5 * abs(model.scale)
+    if isinstance(transform, PlainScores):
+        lines.append(f"A measurement has a standard deviation of {noise * model.stretch:.3g} in score units.")
+    lines.append(
+        f"Standard deviations were multiplied by {model.stretch:.2f} to agree with the errors of {calibration.method}."
+    )
+    if learned.status not in (Status.CONVERGED, Status.MAX_STEPS):
+        lines.append(f"The search for weights and noise ended early ({learned.status.name}).")
+    if model.fit.status not in (Status.CONVERGED, Status.STAGNATED):
+        lines.append(
+            f"The solve for {len(data)} rows ended with {model.fit.status.name}, residual {model.fit.residual:.1e}."
+        )
+    return model, calibration, lines
+
+
+def _transforms(scores: Tensor) -> list[AbstractScoreTransform]:
+    """The scores as they are, and what else their distribution suggests."""
+    found: list[AbstractScoreTransform] = [PlainScores()]
+    low, high = float(scores.min()), float(scores.max())
+    if low > 0 and high / low >= 10:
+        found.append(Logarithm())
+    power = fit_yeo_johnson(scores)
+    if abs(power.power - 1) >= 0.15:
+        found.append(power)
+    return found
+
+
+def _learned(
+    space: DesignSpace,
+    data: Observations,
+    family: AbstractFamily,
+    transform: AbstractScoreTransform,
+    strands: Strands | None,
+    maximize: bool,
+) -> Learned:
+    """Weights and ridge by evidence; the typical ones for a few rows."""
+    typical = family.typical_weights(space).to(data.scores)
+    if len(data) < FEW:
+        return Learned(weights=typical, ridge=1e-2, status=Status.CONVERGED, evidence=0.0)
+    latent = transform.forward(data.scores)
+    targets = (latent - latent.mean()) / latent.std(correction=0)
+    centre = feature_centre(space, data.codes, strands)
+    problem = Evidence(
+        kernel=family.kernel if strands is None else StrandKernel(family.kernel),
+        points=lambda weights: design_points(space, data.codes, family, weights, centre, strands),
+        targets=targets if maximize else -targets,
+        mass=data.mass,
+        typical=typical,
+    )
+    return problem.maximise()
