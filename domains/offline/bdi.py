@@ -18,7 +18,7 @@ from sciopt.domains.offline.spaces import CategoricalSpace
 from sciopt.domains.offline.task import Table
 from sciopt.hypergradients import ClosedForm
 from sciopt.inner import KernelFit, fit_kernel, merge_duplicates
-from sciopt.kernels import NTK, AbstractKernel, DenseNetwork, cross_matrix
+from sciopt.kernels import NTK, AbstractKernel, DenseNetwork, kernel_moments
 from sciopt.outer import optimize
 from sciopt.problem import Minimize
 
@@ -149,13 +149,19 @@ class BidirectionalProblem:
         """The outer loss of each design ``(count, d)``, given its inner solution: ``(count,)``."""
         options = self.options
         given = self.formula(designs) if alpha is None else alpha
-        cross = cross_matrix(options.kernel, designs, self.points)
+        # the backward error of row j is (alpha k_j - y_j)^2: its sum needs two moments of the kernel's row, not the row
+        weighted = self.weights * self.targets
+        columns = [weighted] if self.fit is None else [weighted, self.fit.coefficients]
+        first, second = kernel_moments(
+            options.kernel, designs, self.points, torch.stack(columns, -1), self.weights.unsqueeze(-1)
+        )
         total = designs.new_zeros(len(designs))
         if options.backward:
-            error = cross * given - self.targets
-            total = total + 0.5 * (error * error) @ self.weights
+            slope = given.squeeze(-1)
+            rest = weighted @ self.targets
+            total = total + 0.5 * (slope * slope * second[:, 0] - 2 * slope * first[:, 0] + rest)
         if self.fit is not None:
-            total = total + 0.5 * (cross @ self.fit.coefficients - options.target) ** 2
+            total = total + 0.5 * (first[:, 1] - options.target) ** 2
         return total
 
     def problem(self) -> BilevelProblem:

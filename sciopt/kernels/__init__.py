@@ -5,6 +5,7 @@ from sciopt.kernels.activations import Erf, LeakyRelu
 from sciopt.kernels.convolution import ConvNetwork
 from sciopt.kernels.dense import DenseNetwork
 from sciopt.kernels.empirical import EmpiricalNTK
+from sciopt.kernels.moments import kernel_moments
 from sciopt.kernels.parameters import kernel_tensors, with_kernel_tensors
 from sciopt.kernels.simple import RBF, Embedded, Hamming, Linear
 from sciopt.kernels.tiles import cross_matrix, gram, kernel_operator, kernel_product
@@ -27,6 +28,7 @@ __all__ = [
     "Linear",
     "cross_matrix",
     "gram",
+    "kernel_moments",
     "kernel_operator",
     "kernel_product",
     "kernel_tensors",

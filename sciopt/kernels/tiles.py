@@ -15,7 +15,7 @@ from sciopt.kernels.parameters import kernel_tensors, with_kernel_tensors
 from sciopt.linsolve.operator import LinearOperator, Tag
 from sciopt.transforms import under_transform
 
-__all__ = ["cross_matrix", "gram", "kernel_operator", "kernel_product"]
+__all__ = ["blocks", "check_tile", "cross_matrix", "gram", "kernel_operator", "kernel_product"]
 
 TILE = 1 << 16  # entries of a tile: a dozen temporaries of it stay in the cache of a core
 SAVED = 1 << 24  # entries up to which slopes are kept from the forward pass for the backward pass
@@ -48,7 +48,7 @@ def cross_matrix(kernel: AbstractKernel, left: Tensor, right: Tensor, *, tile: i
                 [0.5000]])
     """
     check_points("cross_matrix", left, right)
-    _check_tile(tile)
+    check_tile(tile)
     if under_transform():
         return kernel.pair(left, right)
     tensors = kernel_tensors(kernel)
@@ -78,7 +78,7 @@ def gram(kernel: AbstractKernel, points: Tensor, *, tile: int = TILE) -> Tensor:
                 [0.6065, 1.0000]])
     """
     check_points("gram", points, points)
-    _check_tile(tile)
+    check_tile(tile)
     if under_transform():
         return _plain_gram(kernel, points)
     return _Kernel.apply(points, None, None, _Request(kernel, tile), *kernel_tensors(kernel))
@@ -108,7 +108,7 @@ def kernel_product(
         tensor([0.5000, 1.0000])
     """
     check_points("kernel_product", left, left if right is None else right)
-    _check_tile(tile)
+    check_tile(tile)
     other = left if right is None else right
     if columns.ndim not in (1, 2) or len(columns) != len(other) or columns.dtype != left.dtype:
         raise ValueError(
@@ -175,7 +175,8 @@ def kernel_operator(
     )
 
 
-def _check_tile(tile: int) -> None:
+def check_tile(tile: int) -> None:
+    """A tile of at least one entry."""
     check_option("kernels", "tile", tile, tile >= 1, ">= 1 entries", "Leave the default.")
 
 
@@ -193,7 +194,7 @@ class _Request:
     tile: int
 
 
-def _blocks(left: Tensor, right: Tensor, tile: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:
+def blocks(left: Tensor, right: Tensor, tile: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:
     """Tiles of a matrix, or of its lower triangle in square tiles; smaller ones for sequences, whose positions pair up."""
     rows, columns = len(left), len(right)
     tile = max(1, tile // (left.shape[1] ** 2 if left.ndim == 3 else 1))
@@ -216,7 +217,7 @@ class _Sloped(torch.autograd.Function):
     @staticmethod
     def forward(left, right, request):
         value, cross, own = (left.new_empty(len(left), len(right)) for _ in range(3))
-        for i, j in _blocks(left, right, request.tile, False):
+        for i, j in blocks(left, right, request.tile, False):
             slopes = request.kernel.slopes(left[i], right[j])
             for whole, block in zip((value, cross, own), slopes, strict=True):
                 whole[i, j] = block
@@ -245,7 +246,7 @@ class _Kernel(torch.autograd.Function):
         shape = (len(left), len(other)) if columns is None else (len(left), columns.shape[1])
         out = left.new_zeros(shape) if columns is not None else left.new_empty(shape)
         exact = kernel.diagonal(left) if right is None else None
-        for i, j in _blocks(left, other, request.tile, right is None):
+        for i, j in blocks(left, other, request.tile, right is None):
             block = kernel.pair(left[i], other[j])
             mirrored = right is None and i != j
             if right is None and i == j and exact is not None:
@@ -342,7 +343,7 @@ def _tile_gradients(
             total[rows] += part
 
     by_slopes = not any(want_tensors)
-    for i, j in _blocks(left, other, request.tile, symmetric):
+    for i, j in blocks(left, other, request.tile, symmetric):
         cotangent = grad[i, j] if columns is None else grad[i] @ columns[j].mT
         if symmetric and i != j:
             cotangent = cotangent + (grad[j, i] if columns is None else grad[j] @ columns[i].mT).mT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mpmath
 import pytest
 import torch
@@ -29,7 +31,7 @@ def exact(cosine: float, layers: int, leak: float) -> tuple[float, float, float,
         return float(c), float(t), float(dc), float(dt)
 
 
-def far(got: Tensor, want: list[float], scale: float) -> float:
+def far(got: Tensor, want: Sequence[float], scale: float) -> float:
     return float((got.double().flatten() - torch.tensor(want, dtype=torch.float64)).abs().max()) / scale
 
 
