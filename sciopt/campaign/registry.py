@@ -37,6 +37,7 @@ ENVIRONMENT = "SCIOPT_PROBLEMS"
 BUILT_IN = {
     "conformation": "sciopt.domains.conformation.jobs:problems",
     "implicit": "sciopt.domains.implicit.jobs:problems",
+    "offline": "sciopt.domains.offline.jobs:problems",
     "topology": "sciopt.domains.topology.jobs:problems",
 }
 

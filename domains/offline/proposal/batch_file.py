@@ -39,7 +39,7 @@ def write_batch(
     Example:
         >>> import tempfile
         >>> from sciopt.domains.offline.proposal import propose
-        >>> batch = propose([{"x": float(k)} for k in range(9)], [float(k) for k in range(9)], n=2)
+        >>> batch = propose([{"x": k / 8} for k in range(9)], [float(k) for k in range(9)], n=2)
         >>> write_batch(Path(tempfile.mkdtemp()) / "batch.csv", batch, "yield").read_text().splitlines()[0]
         'rank,x,yield,predicted,uncertainty,novelty'
     """

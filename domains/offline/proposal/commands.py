@@ -6,7 +6,6 @@ import re
 import shlex
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,8 @@ from sciopt.campaign.errors import CampaignError
 from sciopt.view.page import write_page
 
 if TYPE_CHECKING:
-    from sciopt.domains.offline.acquisition import AbstractAcquisition
     from sciopt.domains.offline.proposal.batch import ProposedBatch
-    from sciopt.domains.offline.proposal.columns import AbstractColumn
-    from sciopt.domains.offline.proposal.roles import Observations
-    from sciopt.domains.offline.proposal.table_file import TableFile
+    from sciopt.domains.offline.proposal.request import Request
 
 __all__ = ["propose_command"]
 
@@ -70,49 +66,43 @@ def propose_command(tables: tuple[Path, ...], out: Path | None, **options: Any) 
     Exit code: 0 when a batch was written, 2 for bad input, 130 after ^C.
     """
     from sciopt.domains.offline.proposal.batch_file import write_batch
+    from sciopt.domains.offline.proposal.request import acquisition, read_request
     from sciopt.domains.offline.proposal.table_file import TableError
 
     started = time.monotonic()
     try:
-        known = _known(tables, options)
         report = _targets(tables, out, options)
-        asked = _asked(known, options)
+        request = read_request(
+            tables,
+            score=options["score"],
+            designs=options["design"],
+            kinds=options["column"],
+            bounds=options["bounds"],
+            pool=options["pool"],
+            minimize=options["minimize"],
+            decimal_comma=options["decimal_comma"],
+        )
+        _show(request)
         if options["dry_run"]:
             return
         assert out is not None and report is not None
-        batch = _proposed(asked, options)
+        batch = request.propose(
+            n=options["number"],
+            constraints=options["constraint"],
+            seed=options["seed"],
+            acquisition=acquisition(options["acquisition"], options["weight"]),
+            double_strand=options["double_strand"],
+        )
         again = _next_command(tables, out, options)
-        write_batch(out, batch, options["score"], like=known[0], decimal_comma=options["decimal_comma"])
-        write_page(report, _rendered(batch, asked, options, tables, again))
+        write_batch(out, batch, request.score, like=request.tables[0], decimal_comma=options["decimal_comma"])
+        write_page(report, request.report(batch, command=again))
     except TableError as error:
         raise CampaignError(str(error)) from error
     except KeyboardInterrupt:
         click.echo("stopped by ^C; nothing was written", err=True)
         sys.exit(130)
-    _say(batch, asked, options["score"], out, report, time.monotonic() - started)
+    _say(batch, request, out, report, time.monotonic() - started)
     click.echo(f"to continue, write results into `{options['score']}` of {out}, then:\n  {again}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is proposed from."""
-
-    observed: Observations
-    columns: list[AbstractColumn]
-    pool: list[dict[str, Any]] | None
-    told: list[str]  # what was said about the columns
-
-
-def _known(tables: tuple[Path, ...], options: dict[str, Any]) -> list[TableFile]:
-    from sciopt.domains.offline.proposal.table_file import TableError, read_table
-
-    twice = next((path for k, path in enumerate(tables) if path.resolve() in [p.resolve() for p in tables[:k]]), None)
-    if twice is not None:
-        raise TableError(f"{twice}: expected each table once, got it twice. Name it once.")
-    known = [read_table(path) for path in tables]
-    if options["score"] is None:
-        raise TableError(f"--score: expected the column of the scores, got none. Columns: {', '.join(known[0].cells)}.")
-    return known
 
 
 def _targets(tables: tuple[Path, ...], out: Path | None, options: dict[str, Any]) -> Path | None:
@@ -159,116 +149,21 @@ def _check_unfilled(path: Path, score: str) -> None:
         )
 
 
-def _asked(known: list[TableFile], options: dict[str, Any]) -> Asked:
-    """Everything that is read, and shown line by line."""
-    from sciopt.domains.offline.proposal.declarations import declared_columns, read_bounds, read_kinds
-    from sciopt.domains.offline.proposal.detection import detect_columns
-    from sciopt.domains.offline.proposal.roles import design_rows, observations
-    from sciopt.domains.offline.proposal.table_file import read_table
-
-    everywhere = list(known[0].cells)
-    kinds = read_kinds(options["column"], everywhere)
-    bounds = read_bounds(options["bounds"], everywhere)
-    words = [name for name, kind in kinds.items() if kind in ("sequence", "category")]
-    numbers = [name for name, kind in kinds.items() if kind not in ("sequence", "category")] + list(bounds)
-    comma = options["decimal_comma"]
-    observed = observations(
-        known, score=options["score"], designs=options["design"], words=words, numbers=numbers, decimal_comma=comma
-    )
-    read_kinds(options["column"], observed.names)
-    read_bounds(options["bounds"], observed.names)
-    pool = None
-    if options["pool"]:
-        pool = design_rows(
-            read_table(options["pool"]), observed.names, words=words, numbers=numbers, decimal_comma=comma
-        )
-    columns = declared_columns([*observed.designs, *(pool or [])], kinds, bounds)
-    for table in known:
+def _show(request: Request) -> None:
+    """What was found, before the fit."""
+    for table in request.tables:
         click.echo(f"{table.path}: {_count(len(table), 'row')}")
-    told = [str(role) for role in observed.roles if role.role == "left out"]
-    told += [f"{options['score']}: the score, the {'smaller' if options['minimize'] else 'larger'} the better"]
-    if observed.pending:
-        told[-1] += f"; {_count(observed.pending, 'row')} without one: pending, not proposed again"
-    try:
-        _, reasons = detect_columns(observed.designs, given=columns)
-    except ValueError as error:
-        raise _located(error, observed) from error
-    for line in [*reasons, *told]:
+    for line in [*request.columns_told, *request.told]:
         click.echo(f"  {line}")
-    if pool is not None:
-        told.append(f"pool: {options['pool']}, {_count(len(pool), 'row')}; nothing else is proposed")
-        click.echo(f"  {told[-1]}")
-    return Asked(observed=observed, columns=columns, pool=pool, told=[*told, *observed.notes])
 
 
-def _proposed(asked: Asked, options: dict[str, Any]) -> ProposedBatch:
-    from sciopt.domains.offline.proposal.next_batch import propose
-
-    try:
-        return propose(
-            asked.observed.designs,
-            asked.observed.scores,
-            n=options["number"],
-            columns=asked.columns,
-            constraints=options["constraint"],
-            pool=asked.pool,
-            maximize=not options["minimize"],
-            seed=options["seed"],
-            acquisition=acquisition(options["acquisition"], options["weight"]),
-        )
-    except ValueError as error:
-        raise _located(error, asked.observed) from error
-
-
-def acquisition(name: str | None, weight: float | None) -> AbstractAcquisition | None:
-    """The acquisition of this name; None for None, which leaves the choice to `propose`.
-
-    Example:
-        >>> acquisition("ucb", 2.0).weight
-        2.0
-    """
-    from sciopt.domains.offline.acquisition import GreedyMean, SampledExpectedImprovement, UpperConfidence
-    from sciopt.domains.offline.proposal.table_file import TableError
-
-    if weight is not None and name not in (None, "ucb"):
-        raise TableError(f"--weight: expected it with --acquisition ucb, got {name}. Leave it out.")
-    if name == "ucb" or weight is not None:
-        return UpperConfidence() if weight is None else UpperConfidence(weight=weight)
-    return {None: None, "ei": SampledExpectedImprovement(), "greedy": GreedyMean()}[name]
-
-
-def _located(error: ValueError, observed: Observations) -> ValueError:
-    """The error with file and line of the row that it names, and options as they are written here."""
-    from sciopt.domains.offline.proposal.table_file import TableError
-
-    text = str(error)
-    found = re.search(r"in row (\d+)", text)
-    if found and int(found[1]) < len(observed.places):
-        text = text.replace(found[0], f"in {observed.places[int(found[1])]}", 1)
-    return TableError(text)
-
-
-def _rendered(batch: ProposedBatch, asked: Asked, options: dict[str, Any], tables: tuple[Path, ...], again: str) -> str:
-    from sciopt.domains.offline.proposal.report import render_proposal
-
-    return render_proposal(
-        batch,
-        asked.observed.designs,
-        asked.observed.scores,
-        score=options["score"],
-        title=f"Next batch for {', '.join(path.name for path in tables)}",
-        said=asked.told,
-        command=again,
-    )
-
-
-def _say(batch: ProposedBatch, asked: Asked, score: str, out: Path, report: Path, seconds: float) -> None:
+def _say(batch: ProposedBatch, request: Request, out: Path, report: Path, seconds: float) -> None:
     from sciopt.domains.offline.proposal.batch_file import cell_text
 
     for note in batch.notes:
         if not any(note.startswith(f"{name}: ") for name in batch.space.names):  # those were shown before the fit
             click.echo(f"note: {note}")
-    for note in asked.observed.notes:
+    for note in request.observed.notes:
         click.echo(f"note: {note}")
     if batch.calibration is not None:
         seen, spread = batch.calibration, float(batch.calibration.observed.std(correction=0))
@@ -276,12 +171,9 @@ def _say(batch: ProposedBatch, asked: Asked, score: str, out: Path, report: Path
             f"each row predicted without it: error {seen.rmse:.4g} of a spread of {spread:.4g}, rank correlation "
             f"{seen.rank_correlation:.2f}"
         )
-    first = batch.rows[0]
+    first, predicted = batch.rows[0], f"{float(batch.predicted[0]):.4g} +- {float(batch.uncertainty[0]):.2g}"
     shown = ", ".join(f"{name} {cell_text(value)}" for name, value in list(first.items())[:SHOWN])
-    click.echo(
-        f"first: {shown}; predicted {score} {float(batch.predicted[0]):.4g} +- {float(batch.uncertainty[0]):.2g}, best "
-        f"measured {batch.best_score:.4g}"
-    )
+    click.echo(f"first: {shown}; predicted {request.score} {predicted}, best measured {batch.best_score:.4g}")
     click.echo(f"{out}: {_count(len(batch), 'design')} in {seconds:.1f} s\nreport: {report}")
 
 

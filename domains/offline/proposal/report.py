@@ -56,7 +56,7 @@ def render_proposal(
 
     Example:
         >>> from sciopt.domains.offline.proposal import propose
-        >>> designs, scores = [{"x": float(k)} for k in range(9)], [float(k) for k in range(9)]
+        >>> designs, scores = [{"x": k / 8} for k in range(9)], [float(k) for k in range(9)]
         >>> text = render_proposal(propose(designs, scores, n=2), designs, scores)
         >>> text.count("data:image/png"), "<h1>The next batch</h1>" in text
         (3, True)
@@ -154,7 +154,7 @@ def calibration_figure(batch: ProposedBatch, *, name: str = "score") -> Figure:
 
     Example:
         >>> from sciopt.domains.offline.proposal import propose
-        >>> batch = propose([{"x": float(k)} for k in range(9)], [float(k) for k in range(9)], n=2)
+        >>> batch = propose([{"x": k / 8} for k in range(9)], [float(k) for k in range(9)], n=2)
         >>> len(calibration_figure(batch).axes)
         2
     """
@@ -182,7 +182,7 @@ def scores_figure(batch: ProposedBatch, scores: torch.Tensor, *, name: str = "sc
 
     Example:
         >>> from sciopt.domains.offline.proposal import propose
-        >>> batch = propose([{"x": float(k)} for k in range(9)], [float(k) for k in range(9)], n=2)
+        >>> batch = propose([{"x": k / 8} for k in range(9)], [float(k) for k in range(9)], n=2)
         >>> scores_figure(batch, torch.arange(9.0)).axes[0].get_xlabel()
         'score'
     """

@@ -10,6 +10,7 @@ from typing import Any, final
 
 from sciopt.campaign.registry import did_you_mean
 from sciopt.domains.offline.proposal.cells import as_number, cell_values, mostly_numbers, score_value
+from sciopt.domains.offline.proposal.detection import detected_column
 from sciopt.domains.offline.proposal.table_file import TableError, TableFile
 
 __all__ = ["BATCH_COLUMNS", "ColumnRole", "Observations", "design_rows", "observations"]
@@ -48,7 +49,6 @@ LABELS |= {
 }
 ENDINGS = {"id", "ids", "idx", "index", "date", "comment", "comments", "note", "notes", "barcode", "uuid"}
 DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d\d)( .*)?")
-LEVELS = 20  # more different words than this, and than half of the rows, are no categories
 
 
 @final
@@ -266,9 +266,13 @@ def _why_not(name: str, cells: list[str]) -> tuple[str, bool]:
         if len(filled) == len(cells) > 2 and steps == {1.0} and numbers[0] in (0.0, 1.0):
             return "its cells count the rows", False
         return "", True
-    if len(distinct) > max(LEVELS, len(filled) / 2) and not mostly_numbers(filled):
-        if all(re.search(r"\s", cell) for cell in distinct):
-            return "its cells are free text", True
-        if any(re.search(r"[()=#\[\]]", cell) for cell in distinct):
-            return "it looks like SMILES or formulas; give numbers that describe them", True
+    if not mostly_numbers(filled):
+        try:
+            detected_column(name, filled)
+        except ValueError:
+            if all(re.search(r"\s", cell) for cell in distinct):
+                return "its cells are free text", True
+            if any(re.search(r"[()=#\[\]]", cell) for cell in distinct):
+                return "it looks like SMILES or formulas; describe them by columns of numbers", True
+            return f"{len(distinct)} different words in {len(filled)} rows, like labels; --column declares it", True
     return "", True

@@ -88,7 +88,7 @@ def read_table(path: str | Path) -> TableFile:
         with path.open("rb") as file:
             start = file.read(4)
     except OSError as error:
-        raise TableError(f"{path}: expected a table, got: {error.strerror}. Check the path.") from error
+        raise TableError(f"{path}: expected a table, got none ({error.strerror}). Check the path.") from error
     if start[:2] == b"PK" or start == b"\xd0\xcf\x11\xe0":
         raise TableError(f"{path}: expected text, got a spreadsheet. Save it as CSV (UTF-8).")
     if start[:2] == b"\x1f\x8b":
