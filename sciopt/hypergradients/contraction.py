@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_option, check_rtol_dtype, check_tolerances
-from sciopt.hypergradients.cascade import Cascade
-from sciopt.linsolve import LinearOperator
+from sciopt.hypergradients.cascade import DENSE_LIMIT, Cascade
+from sciopt.linsolve import BiCGSTAB, LinearOperator
 from sciopt.linsolve.abstract import AbstractLinearSolver
 from sciopt.linsolve.iteration import Progress, run
 from sciopt.linsolve.neumann import iterate
@@ -19,16 +19,20 @@ from sciopt.solution import Solution, Status
 
 __all__ = ["NeumannOrKrylov"]
 
+SHORT = 300  # steps of BiCGSTAB, two products each, before the long recurrences are tried
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class NeumannOrKrylov(AbstractLinearSolver):
-    """A few Neumann terms, whose residuals tell how well ``M = I - A`` contracts; then more of them, or `Cascade`.
+    """A few Neumann terms, whose residuals tell how well ``M = I - A`` contracts; then more of them, or a Krylov method.
 
     For adjoints of fixed points, where A is the identity minus the derivative of the map. A Neumann term costs one product
     and no inner products but one; a map that contracts well needs few of them. Where the worst row would need more than
-    ``patience`` terms from where it stands, `Cascade` (dense, GMRES, BiCGSTAB) goes on from there. Nothing is lost by
-    trying: the first terms are a start for Krylov; rows that the series makes worse start anew.
+    ``patience`` terms from where it stands, `BiCGSTAB` goes on from there: a map that contracts at all has the eigenvalues of
+    A in the disc ``|1 - z| < 1``, where its short recurrence is as good as a long one. What it fails on, and small systems,
+    `Cascade` solves (dense, GMRES). Nothing is lost by trying: the first terms are a start for Krylov; rows that were made
+    worse start anew.
 
     Args:
         rtol: relative tolerance on ``|b - A x| / |b|``; None: default of the dtype (as part of `Implicit`: a tenth of the
@@ -80,6 +84,13 @@ class NeumannOrKrylov(AbstractLinearSolver):
             return self._report(first, aux, "Neumann", trial.slowest)
         bad = nonfinite | (first.status_code == int(Status.DIVERGED))
         start = torch.where(bad.unsqueeze(-1), 0.0, first.value)
+        if operator.shape[1] > DENSE_LIMIT and not operator.symmetric:
+            second = BiCGSTAB(rtol=rtol, max_steps=SHORT).solve(operator, rhs, x0=start)
+            second = replace(second, num_steps=first.num_steps + second.num_steps)
+            if bool(second.converged.all()):
+                return self._report(second, {**second.aux, **aux}, "BiCGSTAB", trial.slowest)
+            better = second.converged | (second.residual_norm < first.residual_norm)
+            start, first = torch.where(better.unsqueeze(-1), second.value, start), second
         krylov = Cascade(rtol=rtol).solve(operator, rhs, x0=start)
         krylov = replace(krylov, num_steps=first.num_steps + krylov.num_steps)
         return self._report(krylov, {**krylov.aux, **aux}, "Cascade", trial.slowest)

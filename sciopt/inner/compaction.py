@@ -20,7 +20,7 @@ Entries = tuple[
 
 def worth_compacting(oracle: Oracle, x: Tensor, state: dict[str, Any], active: int) -> bool:
     """Whether rows should be dropped: enough have ended, the problem says how, nothing is recorded, and the state has one
-    entry per row."""
+    entry per row (or plain numbers, which hold for all)."""
     if (
         x.ndim != 2
         or active > SHARE * x.shape[0]
@@ -29,7 +29,7 @@ def worth_compacting(oracle: Oracle, x: Tensor, state: dict[str, Any], active: i
         or under_transform()
     ):
         return False
-    return all(isinstance(v, Tensor) and v.shape[:1] == x.shape[:1] for v in state.values())
+    return all(isinstance(v, int) or (isinstance(v, Tensor) and v.shape[:1] == x.shape[:1]) for v in state.values())
 
 
 class RowBook:
@@ -82,10 +82,16 @@ class RowBook:
 
 def flat(entries: Entries) -> list[Tensor]:
     """All tensors in a fixed order."""
-    return [*entries[:4], *(entries[4][name] for name in sorted(entries[4]))]
+    return [*entries[:4], *(entries[4][name] for name in tensors_of(entries[4]))]
 
 
 def like(entries: Entries, tensors: list[Tensor]) -> Entries:
     """The reverse of `flat`."""
     x, norm, steps, code = tensors[:4]
-    return x, norm, steps, code, dict(zip(sorted(entries[4]), tensors[4:], strict=True))
+    state = entries[4]
+    return x, norm, steps, code, {**state, **dict(zip(tensors_of(state), tensors[4:], strict=True))}
+
+
+def tensors_of(state: dict[str, Any]) -> list[str]:
+    """Names of the state's tensors, sorted."""
+    return sorted(name for name, value in state.items() if isinstance(value, Tensor))

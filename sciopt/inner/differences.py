@@ -7,51 +7,62 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["empty_differences", "mixing_weights", "remember"]
+__all__ = ["empty_differences", "forget", "mixing_weights", "remember"]
 
 
 def empty_differences(x: Tensor, history: int) -> dict[str, Any]:
     """No differences yet, for points ``(*batch, n)``.
 
     ``mix`` and ``changes`` are rings ``(*batch, m, n)``; ``gram`` ``(*batch, m, m)`` holds the inner products of the
-    changes, ``along`` ``(*batch, m)`` those with the current residual. The rings are written in place.
+    changes. All are written in place, at the same turn for all rows.
     """
     batch, n = x.shape[:-1], x.shape[-1]
     return {
         "mix": x.new_zeros(*batch, history, n),
         "changes": x.new_zeros(*batch, history, n),
         "gram": x.new_zeros(*batch, history, history),
-        "along": x.new_zeros(*batch, history),
     }
 
 
-def mixing_weights(state: dict[str, Any], trusted: Tensor, ridge: float) -> Tensor:
-    """Weights ``(*batch, m)`` of the differences that best explain the residual, zero for those not trusted ``(*batch, m)``.
+def mixing_weights(state: dict[str, Any], turn: int, unseen: int, ridge: float) -> Tensor:
+    """Weights ``(*batch, m)`` of the differences that best explain the residual; zero for those forgotten or not written.
 
     The differences count as scaled to unit length, so that ``ridge`` is relative.
+
+    Args:
+        state: the rings, of which the inner products are brought up to date here, and the ``residual``.
+        turn: number of differences written so far.
+        unseen: how many of them have come since this was asked last.
+        ridge: added to the unit diagonal.
     """
-    gram = state["gram"]
+    changes, gram = state["changes"], state["gram"]
+    m = changes.shape[-2]
+    slots = [k % m for k in range(max(0, turn - min(unseen, m)), turn)]
+    several = torch.stack([*(changes.select(-2, slot) for slot in slots), state["residual"]], -2)
+    products = several @ changes.mT  # as rows: several times faster than as columns
+    for place, slot in enumerate(slots):
+        row = products.select(-2, place)
+        gram.select(-2, slot).copy_(row)
+        gram.select(-1, slot).copy_(row)
     square = gram.diagonal(dim1=-2, dim2=-1)
-    inverse = square.rsqrt().masked_fill_(~(trusted & (square > 0) & (square < torch.inf)), 0.0)
+    inverse = square.rsqrt().masked_fill_(square <= 0, 0.0)
     scaled = gram * inverse.unsqueeze(-1)
     scaled *= inverse.unsqueeze(-2)
-    scaled.diagonal(dim1=-2, dim2=-1).add_(torch.where(inverse > 0, ridge, 1.0))
-    factor, _ = torch.linalg.cholesky_ex(scaled.nan_to_num_(0.0))
-    weights = torch.cholesky_solve((state["along"] * inverse).unsqueeze(-1), factor).squeeze(-1)
-    return weights.nan_to_num_(0.0, 0.0, 0.0).mul_(inverse)
+    scaled.diagonal(dim1=-2, dim2=-1).add_((inverse == 0).to(scaled.dtype).add_(ridge))
+    factor, _ = torch.linalg.cholesky_ex(scaled)
+    along = products.select(-2, -1) * inverse
+    weights = torch.cholesky_solve(along.unsqueeze(-1), factor).squeeze(-1)
+    return weights.mul_(inverse).nan_to_num_(0.0, 0.0, 0.0)
 
 
-def remember(state: dict[str, Any], slot: Tensor, mixed: Tensor, change: Tensor, residual: Tensor) -> dict[str, Any]:
-    """The entries with one difference ``(*batch, n)`` more, in ring slot ``(*batch,)``, and the new residual's products."""
-    mix, changes, gram = state["mix"], state["changes"], state["gram"]
-    m, n = changes.shape[-2:]
-    rows = slot.numel()
-    place = torch.arange(rows, device=slot.device) * m + slot.reshape(-1)
-    mix.view(-1, n).index_copy_(0, place, mixed.reshape(-1, n))
-    changes.view(-1, n).index_copy_(0, place, change.reshape(-1, n))
-    products = changes @ torch.stack([change, residual], -1)
-    column = products[..., 0]
-    gram.view(-1, m).index_copy_(0, place, column.reshape(-1, m))
-    gram.scatter_(-1, slot[..., None, None].expand(*slot.shape, m, 1), column.unsqueeze(-1))
-    # views, so that who compares objects sees that they were written
-    return {"mix": mix[:], "changes": changes[:], "gram": gram[:], "along": products[..., 1]}
+def remember(state: dict[str, Any], turn: int, mixed: Tensor, change: Tensor) -> None:
+    """Write one difference ``(*batch, n)`` more over the oldest."""
+    slot = turn % state["changes"].shape[-2]
+    state["mix"].select(-2, slot).copy_(mixed)
+    state["changes"].select(-2, slot).copy_(change)
+
+
+def forget(state: dict[str, Any], rows: Tensor) -> None:
+    """Take all differences of some rows ``(*batch,)`` out of use: a difference of length zero has no weight."""
+    for name in ("mix", "changes", "gram"):
+        state[name].masked_fill_(rows[..., None, None], 0.0)

@@ -35,7 +35,7 @@ def counted(matrix: Tensor, count: list[int]) -> LinearOperator:
     )
 
 
-@pytest.mark.parametrize(("radius", "method"), [(0.2, "Neumann"), (0.97, "Cascade"), (1.6, "Cascade")])
+@pytest.mark.parametrize(("radius", "method"), [(0.2, "Neumann"), (0.97, "BiCGSTAB"), (1.6, "BiCGSTAB")])
 def test_the_observed_rate_decides(radius: float, method: str, generator: torch.Generator) -> None:
     M = contraction(torch.tensor(radius, dtype=torch.float64), generator)
     b = randn(SIZE, generator=generator)
@@ -49,6 +49,18 @@ def test_the_observed_rate_decides(radius: float, method: str, generator: torch.
     assert rate == pytest.approx(radius, rel=0.35)
     if method == "Neumann":
         assert len(count) <= 20  # log(1e-10) / log(0.2) = 14.3
+
+
+def test_what_bicgstab_fails_on_is_left_to_the_cascade(generator: torch.Generator) -> None:
+    """Rows with eigenvalues of ``I - M`` on the imaginary axis, where BiCGSTAB breaks down, beside one that contracts."""
+    skew = randn(SIZE, SIZE, generator=generator)
+    eye = torch.eye(SIZE, dtype=torch.float64)
+    M = torch.stack([eye - (skew - skew.mT), contraction(torch.tensor(0.95, dtype=torch.float64), generator)])
+    b = randn(2, SIZE, generator=generator)
+    solution = NeumannOrKrylov(rtol=1e-10).solve(counted(M, []), b)
+    assert solution.status is Status.CONVERGED
+    assert solution.aux["note"].startswith("NeumannOrKrylov: Cascade at")
+    assert_close(solution.value, torch.linalg.solve(eye - M, b), rtol=1e-6, atol=1e-7)
 
 
 def test_rows_of_all_kinds_and_a_row_of_nan_share_a_batch(generator: torch.Generator) -> None:
