@@ -44,12 +44,20 @@ class LogitRelaxation:
 
     def points(self, designs: Tensor) -> Tensor:
         """Designs ``(n, length)`` as points ``(n, length * (letters - 1))`` in the dtype of ``mean``."""
-        return (_logits(self.space, designs, self.keep).to(self.mean) - self.mean) / self.scale
+        return self.mixtures(self.space.one_hot(designs))
+
+    def mixtures(self, shares: Tensor) -> Tensor:
+        """Shares of letters ``(n, length, letters)``, each position's of sum 1, as points; differentiable."""
+        return (_logits(shares, self.keep).to(self.mean) - self.mean) / self.scale
+
+    def logits(self, points: Tensor) -> Tensor:
+        """Points as logits of all letters ``(n, length, letters)``, the first letter's 0."""
+        logits = (points * self.scale + self.mean).unflatten(-1, (self.space.length, self.space.letters - 1))
+        return torch.cat([torch.zeros_like(logits[..., :1]), logits], -1)
 
     def designs(self, points: Tensor) -> Tensor:
         """The letters of largest logit, int64 ``(n, length)``."""
-        logits = (points * self.scale + self.mean).unflatten(-1, (self.space.length, self.space.letters - 1))
-        return torch.cat([torch.zeros_like(logits[..., :1]), logits], -1).argmax(-1)
+        return self.logits(points).argmax(-1)
 
 
 def fit_relaxation(
@@ -77,7 +85,7 @@ def fit_relaxation(
     """
     check_option("fit_relaxation", "keep", keep, 0 < keep < 1, "in (0, 1)", "0.6 is published.")
     check_option("fit_relaxation", "table", len(table), len(table) >= 1, "with at least one row", "Pass data.")
-    logits = _logits(space, table.designs, keep)
+    logits = _logits(space.one_hot(table.designs), keep)
     scale = logits.std(0, correction=0)
     scale = torch.where(scale > 1e-12, scale, 1.0)  # a position that never varies
     return LogitRelaxation(space=space, keep=keep, mean=logits.mean(0).to(dtype), scale=scale.to(dtype))
@@ -102,6 +110,7 @@ def standardised(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (scores - mean) / scale, mean, scale
 
 
-def _logits(space: CategoricalSpace, designs: Tensor, keep: float) -> Tensor:
-    smooth = torch.log(keep * space.one_hot(designs) + (1 - keep) / space.letters)
-    return (smooth[..., 1:] - smooth[..., :1]).flatten(1)
+def _logits(shares: Tensor, keep: float) -> Tensor:
+    """Of shares ``(*any, length, letters)``: ``(*any, length * (letters - 1))``."""
+    smooth = torch.log(keep * shares + (1 - keep) / shares.shape[-1])
+    return (smooth[..., 1:] - smooth[..., :1]).flatten(-2)
