@@ -7,7 +7,7 @@ from sciopt.domains.offline.acquisition import (
     UpperConfidence,
 )
 from sciopt.domains.offline.ascent import Ensemble, GradientAscent, train_ensemble
-from sciopt.domains.offline.baselines import MutateTheBest, RandomSearch
+from sciopt.domains.offline.baselines import CMAES, CbAS, Conservative, MutateTheBest, RandomSearch, train_conservative
 from sciopt.domains.offline.bdi import BDI, BidirectionalProblem, bidirectional_problem
 from sciopt.domains.offline.diversity import AbstractDiversity, Determinantal, SimilarityPenalty
 from sciopt.domains.offline.ehrlich import Ehrlich
@@ -50,6 +50,7 @@ __all__ = [
     "AMINO_ACIDS",
     "AMINO_ACID_PROPERTIES",
     "BDI",
+    "CMAES",
     "DNA",
     "AbstractAcquisition",
     "AbstractDiversity",
@@ -62,6 +63,8 @@ __all__ = [
     "BatchReport",
     "BidirectionalProblem",
     "CategoricalSpace",
+    "CbAS",
+    "Conservative",
     "Determinantal",
     "Ehrlich",
     "Ensemble",
@@ -105,6 +108,7 @@ __all__ = [
     "rough_mount_fuji",
     "standardised",
     "tf_bind_8",
+    "train_conservative",
     "train_ensemble",
     "transcription_factors",
 ]

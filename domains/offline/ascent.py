@@ -19,7 +19,7 @@ from sciopt.problem import Minimize
 from sciopt.response import best_response
 from sciopt.solution import Status
 
-__all__ = ["Ensemble", "GradientAscent", "train_ensemble"]
+__all__ = ["Ensemble", "GradientAscent", "forward", "initial_weights", "train_ensemble"]
 
 
 @final
@@ -45,7 +45,7 @@ class Ensemble:
 
     def predict(self, points: Tensor) -> Tensor:
         """Predictions of each member ``(members, n)`` at points ``(n, d)``."""
-        return _forward(self.weights, points)
+        return forward(self.weights, points)
 
 
 def train_ensemble(
@@ -78,15 +78,10 @@ def train_ensemble(
         >>> nets.predict(x).shape
         torch.Size([1, 3])
     """
-    sizes = (points.shape[1], hidden, hidden, 1)
-    init: dict[str, Tensor] = {}
-    for k, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        draw = torch.randn(members, fan_in, fan_out, generator=generator, device=generator.device, dtype=points.dtype)
-        init[f"w{k}"] = (draw * (2 / fan_in) ** 0.5).to(points.device)
-        init[f"b{k}"] = points.new_zeros(members, 1, fan_out)
+    init = initial_weights(points, members=members, hidden=hidden, generator=generator)
 
     def loss(weights: dict[str, Tensor], data: dict[str, Tensor]) -> Tensor:
-        return (_forward(weights, data["points"]) - data["targets"]).square().mean(-1)
+        return (forward(weights, data["points"]) - data["targets"]).square().mean(-1)
 
     data = {"points": points.detach(), "targets": targets.detach()}
     solver = Adam(step_size=step_size, max_steps=max_steps)
@@ -178,7 +173,19 @@ class GradientAscent(AbstractSearch):
         return Proposal(designs=designs, predicted=predicted)
 
 
-def _forward(weights: dict[str, Tensor], points: Tensor) -> Tensor:
+def initial_weights(points: Tensor, *, members: int, hidden: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random starts of networks of two hidden layers, in dtype and device of the points ``(n, d)``."""
+    sizes = (points.shape[1], hidden, hidden, 1)
+    init: dict[str, Tensor] = {}
+    for k, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        draw = torch.randn(members, fan_in, fan_out, generator=generator, device=generator.device, dtype=points.dtype)
+        init[f"w{k}"] = (draw * (2 / fan_in) ** 0.5).to(points.device)
+        init[f"b{k}"] = points.new_zeros(members, 1, fan_out)
+    return init
+
+
+def forward(weights: dict[str, Tensor], points: Tensor) -> Tensor:
+    """Predictions of each member ``(members, n)`` at points ``(n, d)``."""
     hidden = points
     for k in range(3):
         hidden = hidden @ weights[f"w{k}"] + weights[f"b{k}"]
