@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,10 +23,11 @@ def detect_columns(
 ) -> tuple[tuple[AbstractColumn, ...], list[str]]:
     """Columns of a table of designs, and why: sequences, categories, whole and real numbers.
 
-    Numbers become `NumberColumn` with the measured range as bounds, whole if all are, logarithmic if they are positive and
-    span two decades; strings that read as numbers count as such. Strings of the letters of DNA, RNA or protein, or of at most
-    30 other letters, of which most differ, become `SequenceColumn`; if their lengths differ by up to a factor of two, they
-    are padded with gaps at the right end. Other strings and truth values become `CategoryColumn`.
+    Numbers become `NumberColumn` with the measured range as bounds, whole if all are, logarithmic if they are positive, span
+    two decades, and have their median nearer to the logarithmic middle; strings that read as numbers count as such. Strings of
+    the letters of DNA, RNA or protein, or of at most 30 other letters, of which most differ, become `SequenceColumn`; if their
+    lengths differ by up to a factor of two, they are padded with gaps at the right end. Other strings and truth values become
+    `CategoryColumn`.
 
     Args:
         rows: the designs, each with the same keys.
@@ -113,8 +115,13 @@ def _number(value: Any) -> float | None:
 def _number_column(name: str, numbers: list[float]) -> tuple[AbstractColumn, str]:
     low, high = min(numbers), max(numbers)
     integer = all(number.is_integer() for number in numbers)
-    log = low > 0 and high / low >= SPREAD and not integer
-    reason = "the measured range" + (", over two decades" if log else "")
+    log = False
+    if low > 0 and high / low >= SPREAD and not integer:
+        # equally spaced exponents have their median in the middle of the logarithms, not of the numbers
+        middle = statistics.median(numbers)
+        plain, logarithmic = (middle - low) / (high - low), math.log(middle / low) / math.log(high / low)
+        log = abs(logarithmic - 0.5) < abs(plain - 0.5)
+    reason = "the measured range" + (", over two decades with its median in the logarithmic middle" if log else "")
     return NumberColumn(name=name, low=low, high=high, integer=integer, log=log), reason
 
 

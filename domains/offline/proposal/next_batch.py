@@ -2,23 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from sciopt.checks import check_option
 from sciopt.domains.offline.acquisition import AbstractAcquisition, UpperConfidence
-from sciopt.domains.offline.proposal.batch import NOMINAL, Calibration, ProposedBatch, rank_correlation
+from sciopt.domains.offline.proposal.batch import Calibration, ProposedBatch
+from sciopt.domains.offline.proposal.calibrated import choose_model
 from sciopt.domains.offline.proposal.columns import AbstractColumn
-from sciopt.domains.offline.proposal.design_space import DesignSpace
-from sciopt.domains.offline.proposal.detection import detect_columns
-from sciopt.domains.offline.proposal.intake import read_designs, read_scores
-from sciopt.inner import fit_kernel, leave_one_out, merge_duplicates
-from sciopt.kernels import RBF, gram
+from sciopt.domains.offline.proposal.constraints import AbstractConstraint, as_constraint, repaired
+from sciopt.domains.offline.proposal.families import AbstractFamily, Gaussian, WideNetwork
+from sciopt.domains.offline.proposal.model import DENSE_ROWS, ScoreModel
+from sciopt.domains.offline.proposal.search import Allowed, Evolution, best_candidates, polished
+from sciopt.domains.offline.proposal.spread import spread_out
+from sciopt.domains.offline.proposal.tables import PreparedTable, prepared_table
+from sciopt.domains.offline.symmetry import AbstractSymmetry
 
-__all__ = ["propose"]
+__all__ = ["ProposalOptions", "propose"]
+
+JOINT = 2_048  # designs among which a batch is chosen jointly
+CHEAP = 1e11  # kernel products up to which deviations of all candidates are computed
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ProposalOptions:
+    """How `propose` models and searches; the defaults are meant for everyone.
+
+    Args:
+        families: kernels among which held-out density chooses.
+        evolution: search of spaces that are too large to list.
+        polish: designs whose numbers follow the gradient at the end.
+        dense_rows: different designs up to which the posterior is computed in float64 by a Cholesky factor; above it by
+            conjugate gradients in float32, with deviations given the 2,000 most correlated rows.
+
+    Raises:
+        ValueError: for options out of range.
+
+    Example:
+        >>> ProposalOptions(polish=0).evolution.rounds
+        40
+    """
+
+    families: tuple[AbstractFamily, ...] = (Gaussian(), WideNetwork())
+    evolution: Evolution = Evolution()
+    polish: int = 32
+    dense_rows: int = DENSE_ROWS
+
+    def __post_init__(self) -> None:
+        owner = "ProposalOptions"
+        check_option(owner, "families", self.families, len(self.families) >= 1, "with at least one", "Leave it out.")
+        check_option(owner, "polish", self.polish, self.polish >= 0, ">= 0", "Leave the default.")
+        check_option(owner, "dense_rows", self.dense_rows, self.dense_rows >= 0, ">= 0", "Leave the default.")
 
 
 def propose(
@@ -27,93 +66,213 @@ def propose(
     *,
     n: int = 128,
     columns: Sequence[AbstractColumn] = (),
-    constraints: Sequence[Any] = (),
+    constraints: Sequence[AbstractConstraint | str | Callable[[list[dict[str, Any]]], Any]] = (),
     pool: Any = None,
     maximize: bool = True,
     seed: int = 0,
     acquisition: AbstractAcquisition | None = None,
+    symmetry: AbstractSymmetry | None = None,
+    options: ProposalOptions | None = None,
 ) -> ProposedBatch:
-    """The next ``n`` designs to test.
+    """The next ``n`` designs to test, from a table of old results: fits, calibrates, searches, and chooses the batch jointly.
+
+    Columns may be sequences, categories, numbers or a mix. Weights of columns and noise come from the evidence of a Gaussian
+    process (hypergradients of kernel ridge regression in closed form), kernel and score transform from held-out density,
+    and deviations are stretched to agree with held-out errors. Spaces of up to 300,000 designs and pools are ranked whole;
+    larger ones are searched by evolution with constraints, then numbers follow the gradient. Measured and pending designs
+    are never proposed. Test the batch, append the results, call again. Every choice about the table stands in the notes:
+
+    - equal rows are merged; their scores are averaged, and their spread is the least noise;
+    - a score that is None, NaN or an empty string means pending; infinite scores are dropped;
+    - a single measured design, or constant scores, tell nothing: the batch is then spread out, predicted by their mean, with
+      infinite uncertainty and no calibration;
+    - fewer allowed designs than ``n``: all of them are proposed;
+    - sequences of different lengths are padded at their right end.
 
     Args:
-        designs: measured designs: a list of strings or dicts, a dict of columns, a tensor ``(n, d)``, or a data frame.
-        scores: their scores ``(n,)``; empty (None, NaN) where the result is pending.
+        designs: measured designs: a list of strings or dicts, a dict of columns, a tensor or array ``(n, d)``, or a data
+            frame.
+        scores: one per design, ``(n,)``; empty where the result is pending.
         n: designs to propose.
-        columns: declared columns; the others are detected.
-        constraints: what a design has to satisfy.
+        columns: declared columns; the others are detected, see `detect_columns`. Numbers are searched in their bounds,
+            which are the measured range unless declared.
+        constraints: texts such as ``"temperature + 2 * ph <= 90"`` (see `Rule`), or functions of a list of rows.
         pool: allowed designs, in a form of ``designs``; None: the whole space.
         maximize: whether higher scores are better.
         seed: of the one source of chance.
-        acquisition: how the batch is chosen.
+        acquisition: how the batch is chosen among the candidates, on standardised scores; None: `UpperConfidence` with
+            weight 0.5 and the model's noise.
+        symmetry: designs that are the same thing, such as `ReverseComplement`, for tables with one sequence column.
+        options: how to model and search; None: the defaults.
 
     Returns:
         `ProposedBatch`.
 
+    Raises:
+        ValueError: for values that do not belong, naming row and column; no finite score; constraints that fit no column;
+            no allowed design left.
+        TypeError: for inputs of another kind.
+
     Example:
-        >>> batch = propose(["AAC", "AAT", "ATT", "TTT"], [1.0, 2.0, 3.0, 4.0], n=2)
-        >>> len(batch.rows), batch.space.describe()
-        (2, ['sequence: sequences of 3 letters of ACGT'])
+        >>> rows = [{"ph": ph, "base": base} for ph in (2, 4, 6, 8) for base in ("KOH", "NaOH")]
+        >>> scores = [-((row["ph"] - 5) ** 2) - (row["base"] == "KOH") for row in rows]
+        >>> batch = propose(rows, scores, n=2, constraints=["ph <= 7"])
+        >>> batch.rows[0], [bool(row["ph"] <= 7) for row in batch.rows], batch.space.describe()
+        ({'ph': 5, 'base': 'NaOH'}, [True, True], ['ph: whole numbers from 2 to 8', "base: one of 'KOH', 'NaOH'"])
+
+    References:
+        Rasmussen, Williams. "Gaussian processes for machine learning". MIT Press, 2006, sections 2.2, 5.4. Chen et al.
+        "Gradient-based Bi-level Optimization for Deep Learning: A Survey", sections 4.4 and 5.1.
     """
-    check_option("propose", "n", n, n >= 1, ">= 1", "Pass the size of the batch.")
-    generator = torch.Generator().manual_seed(seed)
-    rows = read_designs(designs, columns)
-    values = read_scores(scores, len(rows))
-    found, reasons = detect_columns(rows, given=columns)
-    space = DesignSpace(found)
-    codes = space.encode(rows)
-    notes = list(reasons)
-    known = torch.isfinite(values)
-    pending = codes[~known]
-    sign = 1.0 if maximize else -1.0
-    distinct, targets, _, _ = merge_duplicates(codes[known], sign * values[known])
-    mean, scale = targets.mean(), targets.std(correction=0).clamp(min=1e-12)
-    y, kernel = (targets - mean) / scale, RBF(length_scale=0.5)
-    x = space.features(distinct)
-    fit = fit_kernel(kernel, x, y, 1e-2)
-    candidates = space.everything() if space.is_enumerable else space.random(4096, generator)
-    if pool is not None:
-        candidates = space.encode(read_designs(pool, found))
-    both = torch.cat([distinct, pending])
-    candidates = candidates[(candidates[:, None] != both).any(-1).all(-1)]
-    points = space.features(candidates)
-    short = fit.mean(points).topk(min(len(points), 4 * n)).indices
-    candidates, points = candidates[short], points[short]
-    chosen = (acquisition or UpperConfidence()).choose(
-        fit.mean(points), fit.covariance(points), float(y.max()), min(n, len(points)), generator=generator
+    check_option(
+        "propose", "n", n, isinstance(n, int) and n >= 1, "as a whole number >= 1", "Pass the size of the batch."
     )
-    batch = candidates[chosen]
-    covered = leave_one_out(gram(kernel, x), y, 1e-2)
-    deviation = torch.full_like(y, float((covered - y).std()))
-    inside = {p: float(((covered - y).abs() < deviation).double().mean()) for p in NOMINAL}
-    predicted = sign * (fit.mean(points[chosen]) * scale + mean)
-    apart = space.distance(batch, batch) + torch.diag_embed(torch.full((len(batch),), torch.inf, dtype=torch.float64))
-    top = int(targets.argmax())
-    within: Tensor = 1 - apart.amin(-1)
-    pairs = max(1, len(batch) * (len(batch) - 1))
-    return ProposedBatch(
-        rows=space.decode(batch),
-        predicted=predicted,
-        uncertainty=(fit.variance(points[chosen]) + 1e-2).sqrt() * scale,
-        novelty=space.distance(batch, distinct).amin(-1),
-        similarity_within=within.clamp(min=0),
-        diversity=float(space.distance(batch, batch).sum()) / pairs,
-        calibration=Calibration(
-            rows=torch.arange(len(y)),
-            observed=sign * targets,
-            predicted=sign * (covered * scale + mean),
-            deviation=deviation * scale,
-            coverage=inside,
-            rmse=float((covered - y).square().mean().sqrt() * scale),
-            rank_correlation=rank_correlation(covered, y),
-            method="leave-one-out",
-        ),
-        notes=notes,
-        model=["a Gaussian process"],
+    given = ProposalOptions() if options is None else options
+    generator = torch.Generator().manual_seed(seed)
+    rules = [as_constraint(rule) for rule in ([constraints] if isinstance(constraints, str) else constraints)]
+    table = prepared_table(designs, scores, columns=columns, pool=pool, symmetry=symmetry)
+    space, data, notes = table.space, table.data, list(table.notes)
+    for rule in rules:
+        rule.check(space)
+        broken = int((~rule.holds(space, data.codes)).sum())
+        if broken:
+            notes.append(f"{broken} of {len(data)} measured designs break the constraint {rule.describe()}.")
+    allowed = Allowed(
         space=space,
-        codes=batch,
-        measured=len(distinct),
-        pending=len(pending),
-        best_row=space.decode(distinct[top : top + 1])[0],
-        best_score=sign * float(targets[top]),
+        excluded=torch.cat([data.codes, table.pending]),
+        test=(lambda codes: torch.stack([rule.holds(space, codes) for rule in rules]).all(0)) if rules else None,
+        repair=(lambda codes: repaired(space, rules, codes)) if rules else None,
+        canonical=None if table.strands is None else table.strands.canonical,
+    )
+    if len(data) < 2 or float(data.scores.std(correction=0)) <= 1e-12 * float(data.scores.abs().max()):
+        codes, said = _blind(table, allowed, n, given, generator)
+        notes += said
+        level = torch.full((len(codes),), float(data.scores.mean()), dtype=torch.float64, device=codes.device)
+        return _batch(table, codes, level, torch.full_like(level, torch.inf), None, notes, [], maximize)
+    model, calibration, lines = choose_model(
+        space, data, strands=table.strands, maximize=maximize, generator=generator, families=given.families,
+        dense_rows=given.dense_rows,
+    )  # fmt: skip
+    chooser = UpperConfidence(weight=0.5, noise=model.noise * model.stretch**2) if acquisition is None else acquisition
+    weight = chooser.weight if isinstance(chooser, UpperConfidence) else 1.0
+    short = _shortlist(table, model, allowed, weight, n, given, generator)
+    if len(short) < n:
+        notes.append(_few(len(short), n))
+    count = min(n, len(short))
+    if count > JOINT:
+        notes.append(f"A batch of more than {JOINT} is the top of a ranking; it is not chosen jointly.")
+        codes = short[:count]
+    else:
+        short = short[:JOINT]
+        mean, covariance = model.posterior(short)
+        similarity = 1 - space.distance(short, short)
+        best = float(model.latent(data.scores).max())
+        picks = chooser.choose(mean, covariance, best, count, generator=generator, similarity=similarity)
+        codes = short[picks.to(short.device)]
+    predicted, uncertainty = model.predict(codes)
+    return _batch(table, codes, predicted, uncertainty, calibration, notes, lines, maximize)
+
+
+def _shortlist(
+    table: PreparedTable,
+    model: ScoreModel,
+    allowed: Allowed,
+    weight: float,
+    n: int,
+    options: ProposalOptions,
+    generator: torch.Generator,
+) -> Tensor:
+    """Allowed designs of high mean plus deviations, best first, at least n where there are so many."""
+    space, rows = table.space, len(table.data)
+    wanted = max(n, min(8 * n, JOINT))
+    bounded = weight > 0 and model.is_dense
+
+    def optimistic(codes: Tensor) -> Tensor:
+        value = model.latent_mean(codes)
+        return value + weight * model.latent_deviation(codes) if bounded else value
+
+    if table.pool is not None or space.is_enumerable:
+        codes = allowed.among(space.everything().to(table.data.codes) if table.pool is None else table.pool)
+        if not len(codes):
+            raise ValueError(_none_left("the pool" if table.pool is not None else "the space"))
+        if bounded and float(len(codes)) * rows**2 > CHEAP:
+            codes = best_candidates(space, model.latent_mean, codes, 8 * wanted)[: 8 * wanted]
+        return best_candidates(space, optimistic, codes, 2 * n)[:wanted]
+    cheap = optimistic if rows <= JOINT else model.latent_mean
+    order = model.latent(table.data.scores).argsort(descending=True, stable=True)
+    parents = table.data.codes[order[: max(options.evolution.population, 2 * n)]]
+    codes = options.evolution.run(allowed, cheap, parents, wanted, generator)
+    if not len(codes):
+        raise ValueError(_none_left("the search"))
+    if options.polish:
+        best = polished(model, codes[: options.polish], weight)
+        codes = torch.cat([allowed.among(best, repair=True), codes])
+    return best_candidates(space, optimistic, codes, 2 * n)[:wanted]
+
+
+def _blind(
+    table: PreparedTable, allowed: Allowed, n: int, options: ProposalOptions, generator: torch.Generator
+) -> tuple[Tensor, list[str]]:
+    """A batch that is spread out, where the scores tell nothing."""
+    space, data = table.space, table.data
+    why = (
+        f"{len(data)} different designs all score {float(data.scores[0]):.6g}"
+        if len(data) > 1
+        else "One design is measured"
+    )
+    notes = [f"{why}: nothing can be learned, so the batch is spread out and its uncertainty is infinite."]
+    if table.pool is not None or space.is_enumerable:
+        codes = allowed.among(space.everything().to(data.codes) if table.pool is None else table.pool)
+    else:
+        draws = max(4 * n, options.evolution.children)
+        codes = allowed.among(space.random(draws, generator).to(data.codes), repair=True)
+    if not len(codes):
+        raise ValueError(_none_left("the pool" if table.pool is not None else "the space"))
+    if len(codes) < n:
+        notes.append(_few(len(codes), n))
+    return spread_out(space, codes, torch.cat([data.codes, table.pending]), min(n, len(codes)), generator), notes
+
+
+def _few(found: int, n: int) -> str:
+    return f"Only {found} allowed designs are left that are neither measured nor pending: all are proposed, not {n}."
+
+
+def _none_left(where: str) -> str:
+    return (
+        f"propose: expected designs that satisfy the constraints and are neither measured nor pending, got none in {where}. "
+        "Loosen the constraints, widen the columns, or enlarge the pool."
+    )
+
+
+def _batch(
+    table: PreparedTable,
+    codes: Tensor,
+    predicted: Tensor,
+    uncertainty: Tensor,
+    calibration: Calibration | None,
+    notes: list[str],
+    lines: list[str],
+    maximize: bool,
+) -> ProposedBatch:
+    space, data = table.space, table.data
+    between = space.distance(codes, codes)
+    within = 1 - (between + torch.diag_embed(torch.ones_like(predicted) * torch.inf)).amin(-1)
+    top = int(data.scores.argmax() if maximize else data.scores.argmin())
+    return ProposedBatch(
+        rows=space.decode(codes),
+        predicted=predicted,
+        uncertainty=uncertainty,
+        novelty=torch.cat([space.distance(part, data.codes).amin(-1) for part in codes.split(256)]),
+        similarity_within=within.clamp(min=0),
+        diversity=float(between.sum()) / max(1, len(codes) * (len(codes) - 1)),
+        calibration=calibration,
+        notes=notes,
+        model=lines,
+        space=space,
+        codes=codes,
+        measured=len(data),
+        pending=len(table.pending),
+        best_row=space.decode(data.codes[top : top + 1])[0],
+        best_score=float(data.scores[top]),
         maximize=maximize,
     )
