@@ -30,6 +30,7 @@ LEARNING_ROWS = 600  # rows from which weights, noise, family and transform are 
 HELD_OUT = 500  # rows of the test where leave-one-out is too dear
 FEW = 5  # rows below which nothing but the prior chooses
 OUTLIER = 4.0  # standardised errors beyond it count as this much
+PRIOR_ROWS = 10.0  # rows that the model's own deviations count for
 GAIN = 3.0  # nats of held-out density that a transform has to bring
 
 
@@ -71,8 +72,8 @@ def calibrate(
         deviation = (covariance.diagonal() + partial.noise / tested.mass).sqrt() * abs(partial.scale / model.scale)
         targets, method = model.latent(tested.scores), f"{len(tested)} rows held out"
     errors = (targets - mean) / deviation
-    stretch = float(errors.abs().clamp(max=OUTLIER).square().mean().sqrt()) if len(tested) >= 2 * FEW else 1.0
-    stretch = max(stretch, 1e-3)
+    squares = float(errors.abs().clamp(max=OUTLIER).square().sum())
+    stretch = math.sqrt((squares + PRIOR_ROWS) / (len(tested) + PRIOR_ROWS))
     deviation = deviation * stretch
     errors = errors / stretch
     slope = model.transform.log_slope(tested.scores) - math.log(abs(model.scale))
