@@ -212,7 +212,14 @@ def bidirectional_problem(options: BDI, space: CategoricalSpace, table: Table) -
     if options.forward:
         penalty = options.ridge * (mass @ options.kernel.diagonal(points)) / mass.sum()
         fit = fit_kernel(
-            options.kernel, points, merged, penalty, mass, rtol=FIT_RTOL, stored_points=STORED_POINTS, rank=FIT_RANK
+            options.kernel,
+            points,
+            merged,
+            penalty,
+            mass,
+            rtol=FIT_RTOL,
+            stored_points=int((STORED_BYTES / points.element_size()) ** 0.5),
+            rank=FIT_RANK,
         )
     return BidirectionalProblem(
         options=options,
@@ -227,4 +234,4 @@ def bidirectional_problem(options: BDI, space: CategoricalSpace, table: Table) -
 
 FIT_RTOL = 1e-3  # of the standardised scores: far below what the search can resolve
 FIT_RANK = 500
-STORED_POINTS = 40_000  # 6.4 GB in float32
+STORED_BYTES = 5e9  # of a kernel matrix that conjugate gradients may keep; a larger one is computed in every step
