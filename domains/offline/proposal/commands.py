@@ -112,7 +112,7 @@ def _targets(tables: tuple[Path, ...], out: Path | None, options: dict[str, Any]
     if options["dry_run"]:
         return None
     if out is None or out.suffix.lower() not in (".csv", ".tsv", ".txt"):
-        raise TableError(f"--out: expected a file name ending in .csv or .tsv, got {out}. E.g. -o batch.csv.")
+        raise TableError(f"--out: expected a file name ending in .csv or .tsv, got {out or 'none'}. E.g. -o batch.csv.")
     report = options["report"] or out.with_suffix(".html")
     inputs = {path.resolve() for path in (*tables, *([options["pool"]] if options["pool"] else []))}
     for option, path in (("--out", out), ("--report", report)):
@@ -155,6 +155,8 @@ def _show(request: Request) -> None:
         click.echo(f"{table.path}: {_count(len(table), 'row')}")
     for line in [*request.columns_told, *request.told]:
         click.echo(f"  {line}")
+    for note in request.observed.notes:
+        click.echo(f"note: {note}")
 
 
 def _say(batch: ProposedBatch, request: Request, out: Path, report: Path, seconds: float) -> None:
@@ -163,8 +165,6 @@ def _say(batch: ProposedBatch, request: Request, out: Path, report: Path, second
     for note in batch.notes:
         if not any(note.startswith(f"{name}: ") for name in batch.space.names):  # those were shown before the fit
             click.echo(f"note: {note}")
-    for note in request.observed.notes:
-        click.echo(f"note: {note}")
     if batch.calibration is not None:
         seen, spread = batch.calibration, float(batch.calibration.observed.std(correction=0))
         click.echo(

@@ -208,7 +208,7 @@ def _task(options: ProposeOptions) -> AbstractTask:
         return gb1()
     if options.task == "nk":
         return nk_landscape(length=options.length, neighbours=2, alphabet="ACGT")
-    return rough_mount_fuji(length=options.length, alphabet="ACGT")
+    return rough_mount_fuji(length=options.length, roughness=0.1, alphabet="ACGT")
 
 
 def _from_task(
@@ -219,6 +219,7 @@ def _from_task(
 
     from sciopt.domains.offline.proposal.next_batch import propose
     from sciopt.domains.offline.proposal.request import acquisition
+    from sciopt.domains.offline.symmetry import ReverseComplement
 
     visible, pool = task.visible(), task.pool()
     some = torch.randperm(len(visible), generator=context.generator)[: options.known].sort().values
@@ -232,7 +233,7 @@ def _from_task(
         pool=None if pool is None else task.space.decode(pool),
         seed=context.seed,
         acquisition=acquisition(options.acquisition, options.weight),
-        # symmetry=ReverseComplement() if options.double_strand else None,
+        symmetry=ReverseComplement() if options.double_strand else None,
     )
     return designs, scores, batch
 

@@ -137,20 +137,32 @@ def draw_novelty(
         'novelty: distance to the nearest row of the table'
     """
     x, y, s = (values.detach().cpu() for values in (novelty, predicted, deviation))
-    spread = 0.004 * max(1.0, float(x.max() - x.min()))  # equal distances side by side
+    spread = 0.006 * float(x.max())  # equal distances side by side
     x = x + spread * (2 * torch.rand(len(x), dtype=x.dtype, generator=torch.Generator().manual_seed(0)) - 1)
-    if len(x) <= 300:
+    if len(x) <= 300 and bool(torch.isfinite(s).all()):
         axes.errorbar(x.numpy(), y.numpy(), yerr=s.numpy(), fmt="none", ecolor=OLD, elinewidth=0.7, zorder=1)
-    colours = axes.scatter(x.numpy(), y.numpy(), s=14, c=range(1, len(x) + 1), cmap="viridis", linewidths=0, zorder=2)
+    axes.set_xlim(0, 1.08 * max(float(x.max()), 1e-6))
+    ranks = list(range(1, len(x) + 1))
+    colours = axes.scatter(x.numpy(), y.numpy(), s=16, c=ranks, cmap="viridis", linewidths=0, zorder=2)
     if len(x) > 1 and axes.figure is not None:
-        axes.figure.colorbar(colours, ax=axes, label="rank", pad=0.01)
+        bar = axes.figure.colorbar(colours, ax=axes, pad=0.01, ticks=[1, len(x)])
+        bar.set_label("rank", fontsize=8, labelpad=-4)
+        bar.ax.tick_params(labelsize=7)
     if best is not None:
         axes.axhline(best, color=WARN, lw=1.2, ls="--", label="best measured")
         axes.legend(frameon=False, fontsize=8)
     _named(axes, "novelty: distance to the nearest row of the table", f"{name}, predicted", "New, and how good")
 
 
-def draw_letters(axes: Axes, sequences: Sequence[str], *, letters: str, length: int, title: str = "") -> None:
+def draw_letters(
+    axes: Axes,
+    sequences: Sequence[str],
+    *,
+    letters: str,
+    length: int,
+    title: str = "",
+    against: Sequence[str] | None = None,
+) -> None:
     """Share of each letter at each position, as a heat map; the commonest letter is written where there is room.
 
     Args:
@@ -159,6 +171,7 @@ def draw_letters(axes: Axes, sequences: Sequence[str], *, letters: str, length: 
         letters: rows of the map.
         length: columns of the map.
         title: above it.
+        against: other sequences, whose shares are subtracted: blue letters have become more frequent, red ones less.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -168,7 +181,10 @@ def draw_letters(axes: Axes, sequences: Sequence[str], *, letters: str, length: 
         ['A', 'C', 'G', 'T']
     """
     share = letter_shares(sequences, letters, length)
-    axes.imshow(share.numpy(), cmap="GnBu", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+    if against is not None:
+        share = share - letter_shares(against, letters, length)
+    low, colours = (0.0, "GnBu") if against is None else (-1.0, "RdBu")
+    axes.imshow(share.numpy(), cmap=colours, vmin=low, vmax=1.0, aspect="auto", interpolation="nearest")
     axes.set_yticks(range(len(letters)), list(letters), fontsize=7 if len(letters) > 12 else 8, family="monospace")
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1 << 30) if length / step <= 25)
     shown = [k for k in range(length) if (k + 1) % step == 0 or k == 0]
@@ -176,8 +192,9 @@ def draw_letters(axes: Axes, sequences: Sequence[str], *, letters: str, length: 
     if length <= 40:
         for k in range(length):
             top = int(share[:, k].argmax())
-            if float(share[top, k]) > 0:
-                colour = "white" if float(share[top, k]) > 0.6 else INK
+            value = float(share[top, k])
+            if value > (0.0 if against is None else 0.15):
+                colour = "white" if value > 0.6 else INK
                 axes.text(k, top, letters[top], ha="center", va="center", fontsize=7, color=colour, family="monospace")
     _named(axes, "position", "", title)
 
@@ -246,8 +263,8 @@ def draw_values(
             rotation=60 if turned else 0,
             ha="right" if turned else "center",
         )
-    axes.scatter(x_old, y_old, s=5, color=OLD, alpha=0.6, linewidths=0)
-    axes.scatter(x_new, y_new, s=8, color=NEW, alpha=0.8, linewidths=0)
+    axes.scatter(x_old, y_old, s=5 if len(x_old) > 200 else 12, color=OLD, alpha=0.6, linewidths=0)
+    axes.scatter(x_new, y_new, s=8 if len(x_new) > 50 else 16, color=NEW, alpha=0.8, linewidths=0)
     if log and levels is None:
         axes.set_xscale("log")
     axes.tick_params(labelsize=7)

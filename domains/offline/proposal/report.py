@@ -228,27 +228,30 @@ def design_figures(
 def _letters(
     column: SequenceColumn, batch: ProposedBatch, designs: Sequence[dict[str, Any]], scores: torch.Tensor
 ) -> Figure:
-    """The table, its best tenth and the batch, one below the other."""
+    """Shares of the letters in the table, its best tenth and the batch, and what has changed, one below the other."""
     from matplotlib.figure import Figure
 
     best = (scores if batch.maximize else -scores).argsort(descending=True)[: max(10, len(scores) // 10)].tolist()
     sequences = [str(row[column.name]) for row in designs]
+    proposed = [str(row[column.name]) for row in batch.rows]
     kinds = [
-        (f"{column.name}: the table ({len(sequences)})", sequences),
-        (f"its best {len(best)}", [sequences[i] for i in best]),
-        (f"the batch ({len(batch)})", [str(row[column.name]) for row in batch.rows]),
+        (f"{column.name}: the table ({len(sequences)})", sequences, None),
+        (f"its best {len(best)}", [sequences[i] for i in best], None),
+        (f"the batch ({len(batch)})", proposed, None),
+        ("the batch minus the table: what has become more frequent (blue) and less (red)", proposed, sequences),
     ]
     if len(sequences) <= 20:
         kinds.pop(1)
-    tall = 0.55 + 0.125 * max(4, len(column.alphabet))
+    tall = 0.55 + 0.11 * max(4, len(column.alphabet))
     figure = Figure(figsize=(9.0, tall * len(kinds) + 0.3), layout="constrained")
-    for axes, (title, shown) in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds, strict=True):
-        draw_letters(axes, shown, letters=column.alphabet, length=column.length, title=title)
+    for axes, (title, shown, other) in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds, strict=True):
+        draw_letters(axes, shown, letters=column.alphabet, length=column.length, title=title, against=other)
         axes.set_xlabel("")
-    figure.axes[-1].set_xlabel("position")
-    bar = figure.colorbar(figure.axes[-1].images[0], ax=figure.axes, pad=0.01, aspect=30)
-    bar.set_label("share of the sequences", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+        bar = figure.colorbar(
+            axes.images[0], ax=axes, pad=0.01, aspect=12, ticks=[0, 1] if other is None else [-1, 0, 1]
+        )
+        bar.ax.tick_params(labelsize=7)
+    figure.axes[len(kinds) - 1].set_xlabel("position")
     return figure
 
 

@@ -21,6 +21,7 @@ from sciopt.domains.offline.proposal.detection import detect_columns
 from sciopt.domains.offline.proposal.next_batch import propose
 from sciopt.domains.offline.proposal.roles import Observations, design_rows, observations
 from sciopt.domains.offline.proposal.table_file import TableError, TableFile, read_table
+from sciopt.domains.offline.symmetry import ReverseComplement
 
 __all__ = ["Request", "acquisition", "read_request"]
 
@@ -84,7 +85,7 @@ class Request:
                 maximize=not self.minimize,
                 seed=seed,
                 acquisition=acquisition,
-                # symmetry=ReverseComplement() if double_strand else None,
+                symmetry=ReverseComplement() if double_strand else None,
             )
         except ValueError as error:
             raise _located(error, self.observed) from error
@@ -208,4 +209,6 @@ def _located(error: ValueError, observed: Observations) -> TableError:
     found = re.search(r"in row (\d+)", text)
     if found and int(found[1]) < len(observed.places):
         text = text.replace(found[0], f"in {observed.places[int(found[1])]}", 1)
+    for advice, option in (("declare the column", "--column"), ("widen the columns", "--bounds")):
+        text = text.replace(f"{advice}.", f"{advice} ({option}).").replace(f"{advice},", f"{advice} ({option}),")
     return TableError(text)
