@@ -10,12 +10,22 @@ from typing import Any
 from sciopt.domains.offline.proposal.columns import AbstractColumn, CategoryColumn, NumberColumn, SequenceColumn
 from sciopt.domains.offline.spaces import AMINO_ACIDS, DNA
 
-__all__ = ["detect_columns", "detected_column"]
+__all__ = ["LetterError", "detect_columns", "detected_column"]
 
 ALPHABETS = {"DNA": DNA, "RNA": "ACGU", "protein": AMINO_ACIDS}
 GAP = "-"
 LEVELS = 30  # more levels than rows to learn them from are no category
 SPREAD = 100.0  # positive numbers over two decades are taken as logarithmic
+
+
+class LetterError(ValueError):
+    """A few sequences of a column hold letters that the others do not.
+
+    Example:
+        >>> detected_column("seq", ["ACG" + letter + tail for letter in "ACGT" for tail in "ACG"] + ["ACGNA"])
+        Traceback (most recent call last):
+        sciopt.domains.offline.proposal.detection.LetterError: detect_columns: expected `seq` in letters of ACGT (DNA), ...
+    """
 
 
 def detect_columns(
@@ -125,8 +135,27 @@ def _number_column(name: str, numbers: list[float]) -> tuple[AbstractColumn, str
     return NumberColumn(name=name, low=low, high=high, integer=integer, log=log), reason
 
 
+def _check_letters(name: str, values: Sequence[str], distinct: list[str]) -> None:
+    """Refuse the few values with other letters, where most are DNA, RNA or protein: they are mistakes, no wider alphabet."""
+    if len(distinct) < 8 or min(map(len, distinct)) < 4:
+        return
+    for kind, alphabet in ALPHABETS.items():
+        wrong = [row for row, value in enumerate(values) if not set(value) <= {*alphabet, GAP}]
+        if wrong and len(wrong) <= 0.2 * len(values):
+            value = values[wrong[0]]
+            letter = next(letter for letter in value if letter not in alphabet)
+            raise LetterError(
+                f"detect_columns: expected `{name}` in letters of {alphabet} ({kind}), as in {len(values) - len(wrong)} of "
+                f"{len(values)} rows, got {letter!r} in {value!r} in row {wrong[0]}. Correct or drop that row, or declare the "
+                "column."
+            )
+        if not wrong:
+            return
+
+
 def _sequence_column(name: str, values: Sequence[str], distinct: list[str]) -> tuple[AbstractColumn, str] | None:
     """A sequence column, or None where the strings look like levels of a category."""
+    _check_letters(name, values, distinct)
     letters = set("".join(distinct))
     shortest, longest = min(map(len, distinct)), max(map(len, distinct))
     kind = next((kind for kind, alphabet in ALPHABETS.items() if letters <= set(alphabet)), None)
@@ -134,6 +163,7 @@ def _sequence_column(name: str, values: Sequence[str], distinct: list[str]) -> t
     aligned = GAP in letters and next((k for k, a in ALPHABETS.items() if letters - {GAP} <= set(a)), None)
     compact = all(letter.isalpha() for letter in letters) and len(letters) <= LEVELS
     many = 2 * len(distinct) > len(values) or len(distinct) > LEVELS
+    many = many or (kind is not None and shortest == longest >= 6 and len(distinct) >= 8)  # each measured several times
     # short words, or words of many lengths, are levels unless the letters say otherwise
     if shortest < (3 if kind in ("DNA", "RNA") else 4) or not many or 2 * shortest < longest:
         return None

@@ -10,7 +10,7 @@ from typing import Any, final
 
 from sciopt.campaign.registry import did_you_mean
 from sciopt.domains.offline.proposal.cells import as_number, cell_values, mostly_numbers, score_value
-from sciopt.domains.offline.proposal.detection import detected_column
+from sciopt.domains.offline.proposal.detection import LetterError, detected_column
 from sciopt.domains.offline.proposal.table_file import TableError, TableFile
 
 __all__ = ["BATCH_COLUMNS", "ColumnRole", "Observations", "design_rows", "observations"]
@@ -269,6 +269,8 @@ def _why_not(name: str, cells: list[str]) -> tuple[str, bool]:
     if not mostly_numbers(filled):
         try:
             detected_column(name, filled)
+        except LetterError:  # a design with mistakes, which are told when all columns are known
+            return "", True
         except ValueError:
             if all(re.search(r"\s", cell) for cell in distinct):
                 return "its cells are free text", True
