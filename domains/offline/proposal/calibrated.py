@@ -27,7 +27,7 @@ from sciopt.solution import Status
 __all__ = ["calibrate", "choose_model"]
 
 LEARNING_ROWS = 600  # rows from which weights, noise, family and transform are learned
-HELD_OUT = 500  # rows of the test where leave-one-out is too dear
+HELD_OUT = 500  # rows of the test where leave-one-out is too dear; at most a tenth of them
 FEW = 5  # rows below which nothing but the prior chooses
 OUTLIER = 4.0  # standardised errors beyond it count as this much
 PRIOR_ROWS = 10.0  # rows that the model's own deviations count for
@@ -61,7 +61,8 @@ def calibrate(
         tested, method = data, "leave-one-out"
     else:
         order = torch.randperm(len(data), generator=generator).to(data.codes.device)
-        tested, rest = data.subset(order[:HELD_OUT]), data.subset(order[HELD_OUT:])
+        count = min(HELD_OUT, len(data) // 10)
+        tested, rest = data.subset(order[:count]), data.subset(order[count:])
         ridge = model.noise / (model.gain * float(model.fit.kernel.diagonal(model.fit.points[:1024]).mean()))
         partial = fit_model(
             model.space, rest, model.family, model.weights, ridge, model.transform, strands=model.strands,

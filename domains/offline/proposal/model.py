@@ -260,10 +260,11 @@ def fit_model(
         return fit, float((targets.double() * fit.coefficients.double()).mean())
 
     fit, gain = fitted(ridge)
-    for _ in range(2):  # more noise explains more of the scores: the kernel's variance falls with it
-        if ridge * unit * gain < 0.99 * least:
-            ridge *= least / (ridge * unit * gain)
-            fit, gain = fitted(ridge)
+    for _ in range(6):  # more noise explains more of the scores: the kernel's variance falls with it
+        if ridge * unit * gain >= 0.99 * least:
+            break
+        ridge *= 1.2 * least / (ridge * unit * gain)
+        fit, gain = fitted(ridge)
     return ScoreModel(
         space=space, family=family, weights=weights, centre=centre, strands=strands, transform=transform, mean=mean,
         scale=scale, fit=fit, gain=gain, noise=ridge * unit * gain,
