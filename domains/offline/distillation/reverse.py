@@ -1,0 +1,307 @@
+"""Reverse mapping: a generator from scores to designs, held to its word by a surrogate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sciopt.bilevel import BilevelProblem
+from sciopt.checks import check_option
+from sciopt.domains.offline.distillation.distill import sampled
+from sciopt.domains.offline.distillation.finishing import Finish, letter_by_letter
+from sciopt.domains.offline.distillation.generator import Binned, Generator, GeneratorFamily, Weights, binned
+from sciopt.domains.offline.metrics import hamming
+from sciopt.domains.offline.ranking import Surrogate, fit_surrogate
+from sciopt.domains.offline.search import AbstractSearch, Proposal, check_request
+from sciopt.domains.offline.spaces import CategoricalSpace
+from sciopt.domains.offline.task import Table
+from sciopt.hypergradients import FirstOrder, Unrolled
+from sciopt.inner import Adam
+from sciopt.kernels import NTK, AbstractKernel, DenseNetwork
+from sciopt.outer import optimize
+from sciopt.problem import Minimize
+from sciopt.response import best_response
+
+__all__ = ["ReverseMapping", "ReverseProblem", "reverse_problem"]
+
+LEVELS = 9  # scores above the best, at which the cycle is closed
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ReverseMapping(AbstractSearch):
+    """Ask a generator of designs, trained on scores and designs, for designs of higher scores than any seen.
+
+    The generator maps (score, noise) to letters. Its inner problem is the likelihood of the table, in which high scores weigh
+    more, plus a cycle: what a surrogate predicts for a generated design must give the score back, also for scores above
+    the best, where no data say so. It is then asked for scores from the best upwards, as far as the cycle can be trusted, and
+    its samples are ranked by the surrogate.
+
+    Args:
+        generator: the network.
+        cycle_weight: of the cycle's mean squared error, in standard deviations, against nats for each letter; 0: off.
+        temperature: of the weights of scores, in standard deviations, see `binned`; None: off.
+        reach: highest score that is asked for, in standard deviations above the best.
+        trust: error of the cycle, in standard deviations, up to which a score is asked for.
+        bins: of scores.
+        train_steps: of full-batch Adam.
+        step_size: of Adam.
+        samples: drawn for each design of the batch.
+        tune_steps: steps of Adam on the logarithm of ``cycle_weight``, by the hypergradient of the likelihood of the best
+            tenth of the table, which is then held back; 0: none. Each costs one training and its derivative.
+        polish: rounds of mutation and crossover by the surrogate's prediction; 0: none.
+        kernel: of the surrogate.
+        rows: largest number of visible rows to learn from, see `Distillation`.
+        allowed: ``designs (n, length) -> bool (n,)``, known constraints such as feasibility; None: everything.
+        dtype: of generator and surrogate.
+
+    Raises:
+        ValueError: for options out of range, or constraints that leave too few designs.
+
+    Example:
+        >>> from sciopt.domains.offline import nk_landscape
+        >>> task = nk_landscape(length=6, neighbours=0)
+        >>> search = ReverseMapping(train_steps=20)
+        >>> search.propose(task.space, task.visible(), 4, generator=torch.Generator().manual_seed(0)).designs.shape
+        torch.Size([4, 6])
+
+    References:
+        Kumar, Levine. "Model inversion networks for model-based optimization". NeurIPS 2020. Chen et al. "Gradient-based
+        Bi-level Optimization for Deep Learning: A Survey", section 5.2 (reverse mapping).
+    """
+
+    generator: GeneratorFamily = field(default_factory=GeneratorFamily)
+    cycle_weight: float = 0.1
+    temperature: float | None = 1.0
+    reach: float = 3.0
+    trust: float = 1.0
+    bins: int = 16
+    train_steps: int = 200
+    step_size: float = 1e-2
+    samples: int = 16
+    tune_steps: int = 0
+    polish: int = 0
+    kernel: AbstractKernel = field(default_factory=lambda: NTK(DenseNetwork(hidden_layers=5)))
+    rows: int = 10_000
+    allowed: Callable[[Tensor], Tensor] | None = None
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        owner = "ReverseMapping"
+        ok = self.temperature is None or self.temperature > 0
+        check_option(owner, "temperature", self.temperature, ok, "> 0 or None", "1 is a good start.")
+        for name in ("step_size", "trust"):
+            value = getattr(self, name)
+            check_option(owner, name, value, value > 0, "> 0", "Leave the default.")
+        for name in ("cycle_weight", "reach", "train_steps", "tune_steps", "polish"):
+            value = getattr(self, name)
+            check_option(owner, name, value, value >= 0, ">= 0", "Leave the default.")
+        for name, least in (("bins", 2), ("samples", 1), ("rows", 2)):
+            value = getattr(self, name)
+            check_option(owner, name, value, value >= least, f">= {least}", "Leave the default.")
+        ok = self.tune_steps == 0 or self.cycle_weight > 0
+        check_option(owner, "cycle_weight", self.cycle_weight, ok, "> 0 where it is tuned", "Start at 0.1.")
+
+    def propose(
+        self,
+        space: CategoricalSpace,
+        table: Table,
+        count: int,
+        *,
+        generator: torch.Generator,
+        pool: Tensor | None = None,
+    ) -> Proposal:
+        """See `AbstractSearch.propose`."""
+        check_request("ReverseMapping", table, count, pool)
+        part = sampled(table, self.rows, generator)
+        options = replace(self, cycle_weight=tuned_weight(self, space, part, generator)) if self.tune_steps else self
+        stated = reverse_problem(options, space, part, generator=generator)
+        weights = stated.train()
+        scores = stated.asked(weights, self.samples * count, generator)
+        designs, shares = stated.sample(weights, scores, generator)
+        if self.allowed is not None:
+            best = table.best(count)
+            near = best[hamming(designs, best).argmin(-1)]
+            gain = (shares.gather(-1, designs.unsqueeze(-1)) - shares.gather(-1, near.unsqueeze(-1))).squeeze(-1)
+            designs = letter_by_letter(near, designs, gain, self.allowed)
+        finish = Finish(
+            owner="ReverseMapping", space=space, known=table.designs, merit=stated.surrogate.predict,
+            allowed=self.allowed, pool=pool,
+        )  # fmt: skip
+        found, predicted = finish.batch(designs, count, self.polish, generator)
+        return Proposal(designs=found, predicted=predicted)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReverseProblem:
+    """The training of a generator on a table, stated once. Made by `reverse_problem`.
+
+    Args:
+        options: the `ReverseMapping`.
+        generator: the network.
+        start: its weights before training.
+        data: the table.
+        surrogate: from designs to scores.
+        levels: standardised scores at which the cycle is closed, from the best upwards ``(levels,)``.
+        noise: Gumbel noise by which letters are chosen there ``(levels, codes, length, letters)``.
+
+    Example:
+        >>> from sciopt.domains.offline import nk_landscape
+        >>> task = nk_landscape(length=4, neighbours=0)
+        >>> stated = reverse_problem(
+        ...     ReverseMapping(), task.space, task.visible(), generator=torch.Generator().manual_seed(0)
+        ... )
+        >>> stated.cycle(stated.start).shape
+        torch.Size([9])
+    """
+
+    options: ReverseMapping
+    generator: Generator
+    start: Weights
+    data: Binned
+    surrogate: Surrogate
+    levels: Tensor
+    noise: Tensor
+
+    def cycle(self, weights: Weights) -> Tensor:
+        """Mean squared error of each level's score after a round trip ``(levels,)``, in standard deviations squared.
+
+        Letters are chosen, not mixed, and passed on as if they were mixed: derivatives go straight through the choice.
+        """
+        return (self.predicted(weights) - self.levels.unsqueeze(-1)).square().mean(-1)
+
+    def predicted(self, weights: Weights) -> Tensor:
+        """Standardised predictions ``(levels, codes)`` for designs generated at each level."""
+        noisy = self.generator.log_shares(weights, self.levels) + self.noise
+        soft = torch.softmax(noisy, -1)
+        hard = torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0)
+        chosen = (hard + soft - soft.detach()).flatten(0, 1)
+        return self.surrogate.fit.mean(self.surrogate.relaxation.mixtures(chosen)).unflatten(0, noisy.shape[:2])
+
+    @property
+    def inner(self) -> Minimize:
+        """Minus the likelihood plus the cycle, whose weight is the outer parameter, as a logarithm ``()``."""
+
+        def loss(weights: Weights, log_weight: Tensor) -> Tensor:
+            fit = -self.generator.log_likelihood(weights, self.data)
+            return fit + log_weight.exp() * self.cycle(weights).mean() if self.options.cycle_weight else fit
+
+        return Minimize(loss)
+
+    def log_weight(self) -> Tensor:
+        """Logarithm of the cycle's weight ``()``."""
+        return (
+            self.levels.new_tensor(self.options.cycle_weight).log()
+            if self.options.cycle_weight
+            else self.levels.new_zeros(())
+        )
+
+    def train(self) -> Weights:
+        """The trained weights."""
+        solver = Adam(step_size=self.options.step_size, max_steps=self.options.train_steps)
+        solution = best_response(
+            self.inner, self.log_weight(), init=self.start, solver=solver, hypergradient=FirstOrder(), throw=False
+        )
+        return {name: value.detach() for name, value in solution.value.items()}
+
+    def asked(self, weights: Weights, count: int, generator: torch.Generator) -> Tensor:
+        """Scores to ask for ``(count,)``, standardised: from the best to the highest level whose cycle can be trusted."""
+        with torch.no_grad():
+            miss = (self.predicted(weights).mean(-1) - self.levels).abs()
+        trusted = torch.cumprod((miss <= self.options.trust).long(), 0).sum()
+        top = self.levels[(trusted - 1).clamp(min=0)]
+        draw = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64).to(self.levels)
+        return self.levels[0] + (top - self.levels[0]) * draw
+
+    def sample(self, weights: Weights, scores: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Designs drawn at standardised scores ``(n,)``: ``(n, length)``, and the log-probabilities of all letters there."""
+        device = generator.device
+        with torch.no_grad():
+            codes = torch.randint(len(self.generator.codes), (len(scores),), generator=generator, device=device)
+            codes = codes.to(scores.device)
+            parts = []
+            for some, code in zip(scores.split(256), codes.split(256), strict=True):
+                every = self.generator.log_shares(weights, some)
+                parts.append(every[torch.arange(len(some), device=every.device), code])
+            shares = torch.cat(parts)
+        return (shares + gumbel(shares.shape, generator).to(shares)).argmax(-1), shares
+
+
+def reverse_problem(
+    options: ReverseMapping, space: CategoricalSpace, table: Table, *, generator: torch.Generator
+) -> ReverseProblem:
+    """State the training of a generator: bins, surrogate, and fixed noise for the cycle.
+
+    Args:
+        options: the `ReverseMapping`.
+        space: the designs.
+        table: the visible rows.
+        generator: source of the start, the codes and the noise.
+
+    Returns:
+        `ReverseProblem`.
+
+    Raises:
+        ValueError: for constant scores.
+
+    Example:
+        >>> from sciopt.domains.offline import nk_landscape
+        >>> task = nk_landscape(length=4, neighbours=0)
+        >>> options = ReverseMapping(train_steps=50)
+        >>> stated = reverse_problem(options, task.space, task.visible(), generator=torch.Generator().manual_seed(0))
+        >>> before, after = (stated.inner.objective(w, stated.log_weight()) for w in (stated.start, stated.train()))
+        >>> bool(after < before)
+        True
+    """
+    surrogate = fit_surrogate(space, table, kernel=options.kernel, dtype=options.dtype, rtol=1e-3)
+    scores = ((table.scores - surrogate.mean) / surrogate.scale).to(options.dtype)
+    made, start = options.generator.draw(space, generator=generator, like=scores)
+    levels = scores.max() + torch.linspace(0, options.reach, LEVELS).to(scores)
+    noise = gumbel((LEVELS, len(made.codes), space.length, space.letters), generator).to(scores)
+    return ReverseProblem(
+        options=options,
+        generator=made,
+        start=start,
+        data=binned(space, table.designs, scores, bins=options.bins, temperature=options.temperature),
+        surrogate=surrogate,
+        levels=levels,
+        noise=noise,
+    )
+
+
+def tuned_weight(options: ReverseMapping, space: CategoricalSpace, table: Table, generator: torch.Generator) -> float:
+    """The cycle weight under which a generator that has not seen the best tenth of the table finds it likeliest."""
+    order = table.scores.argsort(descending=True, stable=True)
+    held, kept = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
+    stated = reverse_problem(
+        options, space, Table(designs=table.designs[kept], scores=table.scores[kept]), generator=generator
+    )
+    scores = ((table.scores[held] - stated.surrogate.mean) / stated.surrogate.scale).to(stated.levels)
+    unseen = binned(space, table.designs[held], scores, bins=options.bins, temperature=None)
+    problem = BilevelProblem(
+        inner=stated.inner, outer_loss=lambda weights, _: -stated.generator.log_likelihood(weights, unseen)
+    )
+    result = optimize(
+        problem,
+        stated.log_weight(),
+        init=stated.start,
+        outer=partial(torch.optim.Adam, lr=0.5),
+        solver=Adam(step_size=options.step_size, max_steps=options.train_steps),
+        hypergradient=Unrolled(num_steps=options.train_steps, checkpoints=max(2, int(options.train_steps**0.5))),
+        max_steps=options.tune_steps,
+        warm_start=False,
+        certificate=False,
+    )
+    return float(result.outer_params.exp())
+
+
+def gumbel(shape: tuple[int, ...] | torch.Size, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise, float64, on the generator's device."""
+    draw = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
+    return -(-draw.clamp(min=1e-300).log()).log()
