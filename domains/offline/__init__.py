@@ -9,6 +9,9 @@ from sciopt.domains.offline.acquisition import (
 from sciopt.domains.offline.ascent import Ensemble, GradientAscent, train_ensemble
 from sciopt.domains.offline.baselines import CMAES, CbAS, Conservative, MutateTheBest, RandomSearch, train_conservative
 from sciopt.domains.offline.bdi import BDI, BidirectionalProblem, bidirectional_problem
+from sciopt.domains.offline.bib import BIB
+from sciopt.domains.offline.bib_problem import SequenceProblem, sequence_problem
+from sciopt.domains.offline.committee import AbstractMember, CommitteeRanking, LogLetters, WideNetwork
 from sciopt.domains.offline.diversity import AbstractDiversity, Determinantal, SimilarityPenalty
 from sciopt.domains.offline.ehrlich import Ehrlich
 from sciopt.domains.offline.embeddings import (
@@ -16,6 +19,7 @@ from sciopt.domains.offline.embeddings import (
     AbstractEmbedding,
     KMer,
     LetterModel,
+    LetterPairs,
     OneHot,
     PhysicalProperties,
     SequenceModel,
@@ -30,6 +34,7 @@ from sciopt.domains.offline.evolution import EvolutionarySearch
 from sciopt.domains.offline.landscapes import nk_landscape, rough_mount_fuji
 from sciopt.domains.offline.measured import gb1, tf_bind_8, transcription_factors
 from sciopt.domains.offline.metrics import BatchReport, evaluate_batch, hamming, normalised
+from sciopt.domains.offline.polish import Polish
 from sciopt.domains.offline.posterior_search import PosteriorSearch
 from sciopt.domains.offline.ranking import ExhaustiveRanking, Surrogate, fit_surrogate
 from sciopt.domains.offline.relaxation import LogitRelaxation, fit_relaxation, standardised
@@ -50,11 +55,13 @@ __all__ = [
     "AMINO_ACIDS",
     "AMINO_ACID_PROPERTIES",
     "BDI",
+    "BIB",
     "CMAES",
     "DNA",
     "AbstractAcquisition",
     "AbstractDiversity",
     "AbstractEmbedding",
+    "AbstractMember",
     "AbstractSearch",
     "AbstractSymmetry",
     "AbstractTask",
@@ -64,6 +71,7 @@ __all__ = [
     "BidirectionalProblem",
     "CategoricalSpace",
     "CbAS",
+    "CommitteeRanking",
     "Conservative",
     "Determinantal",
     "Ehrlich",
@@ -74,10 +82,13 @@ __all__ = [
     "GreedyMean",
     "KMer",
     "LetterModel",
-    "PhysicalProperties",
+    "LetterPairs",
+    "LogLetters",
     "LogitRelaxation",
     "MutateTheBest",
     "OneHot",
+    "PhysicalProperties",
+    "Polish",
     "PosteriorSearch",
     "Proposal",
     "RandomSearch",
@@ -85,6 +96,7 @@ __all__ = [
     "SampleBelow",
     "SampledExpectedImprovement",
     "SequenceModel",
+    "SequenceProblem",
     "SideBySide",
     "SimilarityPenalty",
     "StandardisedEmbedding",
@@ -92,6 +104,7 @@ __all__ = [
     "Table",
     "TableTask",
     "UpperConfidence",
+    "WideNetwork",
     "WithinMutations",
     "bidirectional_problem",
     "embedding",
@@ -106,6 +119,7 @@ __all__ = [
     "normalised",
     "register_embedding",
     "rough_mount_fuji",
+    "sequence_problem",
     "standardised",
     "tf_bind_8",
     "train_conservative",

@@ -5,6 +5,7 @@ from sciopt.kernels.activations import Erf, LeakyRelu
 from sciopt.kernels.convolution import ConvNetwork
 from sciopt.kernels.dense import DenseNetwork
 from sciopt.kernels.empirical import EmpiricalNTK
+from sciopt.kernels.letters import AlikeLetters
 from sciopt.kernels.moments import kernel_moments
 from sciopt.kernels.parameters import kernel_tensors, with_kernel_tensors
 from sciopt.kernels.simple import RBF, Embedded, Hamming, Linear
@@ -14,6 +15,7 @@ from sciopt.kernels.wide import NNGP, NTK
 __all__ = [
     "NNGP",
     "NTK",
+    "AlikeLetters",
     "RBF",
     "AbstractActivation",
     "AbstractKernel",
