@@ -67,19 +67,23 @@ def test_ranks_are_joined_by_their_geometric_mean() -> None:
     assert made.predicted is not None and made.predicted.tolist() == [4.5, 5.5, 5.5, 4.5]
 
 
-def test_logarithms_reach_beyond_the_data_where_scores_are_products(generator: torch.Generator) -> None:
-    """All mutants of one design with at most two changes; scores multiply over five positions."""
+def test_logarithms_reach_beyond_the_data_where_scores_are_products() -> None:
+    """All mutants of one design with at most two changes; scores multiply over five positions. Five such landscapes."""
     space = CategoricalSpace(length=5, alphabet="abcd")
-    factors = torch.rand(5, 4, generator=generator, dtype=torch.float64).mul(2).exp()
     every = space.everything()
-    scores = factors.gather(1, every.mT).prod(0)
-    known = (every != factors.argsort(-1)[:, 1]).sum(-1) <= 2
-    table = Table(designs=every[known], scores=scores[known])
-    predict = LogLetters(ridge=1e-6).fit(space, table, generator)
-    best = predict(every[~known]).argsort(descending=True)[:10]
-    truth = scores[~known].argsort(descending=True)[:10]
-    assert int(truth[0]) in best[:5].tolist() and len(set(best.tolist()) & set(truth.tolist())) >= 6
-    torch.testing.assert_close(predict(table.designs), table.scores, rtol=1e-2, atol=1e-3 * float(table.scores.max()))
+    found = 0
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        factors = torch.rand(5, 4, generator=generator, dtype=torch.float64).mul(2).exp()
+        scores = factors.gather(1, every.mT).prod(0)
+        known = (every != factors.argsort(-1)[:, 1]).sum(-1) <= 2
+        table = Table(designs=every[known], scores=scores[known])
+        assert float(table.scores.max()) < 0.6 * float(scores.max())
+        predict = LogLetters(ridge=1e-6).fit(space, table, generator)
+        best = predict(every[~known]).argsort(descending=True)[:10]
+        truth = scores[~known].argsort(descending=True)[:10]
+        found += len(set(best.tolist()) & set(truth.tolist()))
+    assert found >= 38  # of 50, where 1 is chance
 
 
 def test_large_tables_are_thinned_and_keep_their_best() -> None:
