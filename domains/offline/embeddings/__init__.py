@@ -5,6 +5,7 @@ from sciopt.domains.offline.embeddings.combined import SideBySide, StandardisedE
 from sciopt.domains.offline.embeddings.kmers import KMer
 from sciopt.domains.offline.embeddings.letters import AMINO_ACID_PROPERTIES, OneHot, PhysicalProperties
 from sciopt.domains.offline.embeddings.models import LetterModel, SequenceModel
+from sciopt.domains.offline.embeddings.pairs import LetterPairs
 from sciopt.domains.offline.embeddings.registry import embedding, embedding_names, register_embedding
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "AbstractEmbedding",
     "KMer",
     "LetterModel",
+    "LetterPairs",
     "PhysicalProperties",
     "OneHot",
     "SequenceModel",

@@ -8,6 +8,7 @@ from sciopt.domains.offline.embeddings.abstract import AbstractEmbedding
 from sciopt.domains.offline.embeddings.combined import SideBySide
 from sciopt.domains.offline.embeddings.kmers import KMer
 from sciopt.domains.offline.embeddings.letters import OneHot, PhysicalProperties
+from sciopt.domains.offline.embeddings.pairs import LetterPairs
 
 __all__ = ["embedding", "embedding_names", "register_embedding"]
 
@@ -17,6 +18,7 @@ FACTORIES: dict[str, Callable[[], AbstractEmbedding]] = {
     "2-mer": lambda: KMer(k=2),
     "3-mer": lambda: KMer(k=3),
     "gapped-2-mer": lambda: KMer(k=2, gaps=(0, 1, 2)),
+    "pairs": lambda: SideBySide(parts=(OneHot(), LetterPairs())),
     "one-hot+2-mer": lambda: SideBySide(parts=(OneHot(), KMer(k=2))),
 }
 

@@ -13,6 +13,7 @@ from sciopt.domains.offline import (
     CategoricalSpace,
     KMer,
     LetterModel,
+    LetterPairs,
     OneHot,
     PhysicalProperties,
     SequenceModel,
@@ -34,6 +35,7 @@ EVERY = {
     "3-mer": (KMer(k=3), SPACE),
     "gapped": (KMer(k=2, gaps=(0, 2, 1)), PEPTIDES),
     "side by side": (SideBySide(parts=(OneHot(), KMer(k=2))), SPACE),
+    "pairs": (LetterPairs(reach=2), SPACE),
     "module": (LetterModel(model=lambda p: torch.tanh(p.mean(1))), SPACE),
 }
 
@@ -63,6 +65,24 @@ def test_relaxed_counts_are_expected_counts(generator: torch.Generator) -> None:
     every = space.everything()
     weight = probabilities[0, torch.arange(4), every].prod(-1)
     torch.testing.assert_close(rule.relaxed(space, probabilities)[0], weight @ rule(space, every))
+
+
+def test_pairs_are_those_of_a_count_by_hand(generator: torch.Generator) -> None:
+    designs = SPACE.random(5, generator)
+    vectors = LetterPairs()(SPACE, designs)
+    assert vectors.shape == (5, 21 * 16)
+    for row, text in enumerate(SPACE.decode(designs)):
+        expected = [
+            float(text[i] == a and text[j] == b)
+            for i in range(7)
+            for j in range(i + 1, 7)
+            for a in "ACGT"
+            for b in "ACGT"
+        ]
+        assert vectors[row].tolist() == expected
+    assert LetterPairs(reach=1)(SPACE, designs).shape == (5, 6 * 16)
+    with pytest.raises(ValueError, match="LetterPairs: expected `reach` for vectors of 1 to 262144 numbers, got None"):
+        LetterPairs()(CategoricalSpace(length=80, alphabet=AMINO_ACIDS), ["A" * 80])
 
 
 def test_at_the_corners_the_relaxation_is_the_embedding(made, generator: torch.Generator) -> None:
