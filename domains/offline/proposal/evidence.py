@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -74,14 +75,14 @@ class Evidence:
     """
 
     kernel: AbstractKernel
-    points: object
+    points: Callable[[Tensor], Tensor]
     targets: Tensor
     mass: Tensor
     typical: Tensor
 
     def matrix(self, phi: dict[str, Tensor]) -> Tensor:
         """``K / mean diagonal + ridge / mass``."""
-        points = self.points(phi["weights"].exp())  # type: ignore[operator]
+        points = self.points(phi["weights"].exp())
         values = gram(self.kernel, points)
         values = values / values.diagonal().mean()
         return values + torch.diag_embed(phi["ridge"].exp() / self.mass)

@@ -20,8 +20,8 @@ def read_designs(designs: Any, columns: Sequence[AbstractColumn] = (), owner: st
     """Designs as one dict per row.
 
     Args:
-        designs: a list of strings (one column, ``sequence`` unless declared), a list of dicts, a dict of columns, a tensor or
-            array ``(n, d)`` of numbers (columns ``x0`` ... unless declared), or a data frame.
+        designs: a list of strings (one column, ``sequence`` unless declared), a list of dicts, a dict of columns, a tensor,
+            an array or lists ``(n, d)`` (columns ``x0`` ... unless declared), or a data frame.
         columns: declared columns, which name the columns of strings and numbers.
         owner: whom errors name.
 
@@ -48,28 +48,22 @@ def read_designs(designs: Any, columns: Sequence[AbstractColumn] = (), owner: st
             )
         return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
     if isinstance(designs, Tensor) or hasattr(designs, "__array__"):
-        values = designs.tolist()
-        if len(values) and not isinstance(values[0], list):
-            return _single([value for value in values], names, owner)
-        named = names or [f"x{k}" for k in range(len(values[0]) if values else 0)]
-        if values and len(values[0]) != len(named):
-            raise ValueError(
-                f"{owner}: expected `designs` with {len(named)} columns, one for each of `columns`, got {len(values[0])}. "
-                "Declare all of them or none."
-            )
-        return [dict(zip(named, row, strict=True)) for row in values]
+        designs = designs.tolist()
     if isinstance(designs, str) or not isinstance(designs, Iterable):
         raise TypeError(
             f"{owner}: expected `designs` as a list of strings or dicts, a dict of columns, or a tensor, got "
             f"{type(designs).__name__}. Convert it first."
         )
     listed = list(designs)
-    if not all(isinstance(row, Mapping) for row in listed):
-        if any(isinstance(row, Mapping | Sequence) and not isinstance(row, str) for row in listed):
-            raise TypeError(
-                f"{owner}: expected `designs` with rows of one kind, all strings or all dicts, got "
-                f"{', '.join(sorted({type(row).__name__ for row in listed}))}. Name the columns: a list of dicts."
-            )
+    kinds = [Mapping if isinstance(row, Mapping) else list if isinstance(row, list | tuple) else str for row in listed]
+    if len(set(kinds)) > 1:
+        raise TypeError(
+            f"{owner}: expected `designs` with rows of one kind, all strings, all lists or all dicts, got "
+            f"{', '.join(sorted({type(row).__name__ for row in listed}))}. Name the columns: a list of dicts."
+        )
+    if kinds[:1] == [list]:
+        return _numbered(listed, names, owner)
+    if kinds[:1] == [str]:
         return _single(listed, names, owner)
     for index, row in enumerate(listed):
         if set(row) != set(listed[0]):
@@ -133,3 +127,14 @@ def _single(values: list[Any], names: list[str], owner: str) -> list[dict[str, A
         )
     name = names[0] if names else ("sequence" if values and isinstance(values[0], str) else "x0")
     return [{name: value} for value in values]
+
+
+def _numbered(rows: list[Any], names: list[str], owner: str) -> list[dict[str, Any]]:
+    named = names or [f"x{k}" for k in range(len(rows[0]))]
+    for index, row in enumerate(rows):
+        if len(row) != len(named):
+            raise ValueError(
+                f"{owner}: expected `designs` with {len(named)} values in each row, got {len(row)} in row {index}. "
+                "Complete the rows, and declare all columns or none."
+            )
+    return [dict(zip(named, row, strict=True)) for row in rows]

@@ -15,7 +15,7 @@ from sciopt.domains.offline.proposal.batch import Calibration, ProposedBatch
 from sciopt.domains.offline.proposal.calibrated import choose_model
 from sciopt.domains.offline.proposal.columns import AbstractColumn
 from sciopt.domains.offline.proposal.constraints import AbstractConstraint, as_constraint, repaired
-from sciopt.domains.offline.proposal.families import AbstractFamily, Gaussian, WideNetwork
+from sciopt.domains.offline.proposal.families import AbstractFamily
 from sciopt.domains.offline.proposal.model import DENSE_ROWS, ScoreModel
 from sciopt.domains.offline.proposal.search import Allowed, Evolution, best_candidates, polished
 from sciopt.domains.offline.proposal.spread import spread_out
@@ -34,7 +34,7 @@ class ProposalOptions:
     """How `propose` models and searches; the defaults are meant for everyone.
 
     Args:
-        families: kernels among which held-out density chooses.
+        families: kernels among which held-out density chooses, see `choose_model`; empty: a wide network and a Gaussian one.
         evolution: search of spaces that are too large to list.
         polish: designs whose numbers follow the gradient at the end.
         dense_rows: different designs up to which the posterior is computed in float64 by a Cholesky factor; above it by
@@ -48,14 +48,13 @@ class ProposalOptions:
         40
     """
 
-    families: tuple[AbstractFamily, ...] = (Gaussian(), WideNetwork())
+    families: tuple[AbstractFamily, ...] = ()
     evolution: Evolution = Evolution()
     polish: int = 32
     dense_rows: int = DENSE_ROWS
 
     def __post_init__(self) -> None:
         owner = "ProposalOptions"
-        check_option(owner, "families", self.families, len(self.families) >= 1, "with at least one", "Leave it out.")
         check_option(owner, "polish", self.polish, self.polish >= 0, ">= 0", "Leave the default.")
         check_option(owner, "dense_rows", self.dense_rows, self.dense_rows >= 0, ">= 0", "Leave the default.")
 

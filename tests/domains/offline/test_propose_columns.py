@@ -217,7 +217,12 @@ def test_designs_come_in_many_forms() -> None:
     expected = [{"a": 1, "b": "u"}, {"a": 2, "b": "v"}]
     assert read_designs(expected) == read_designs({"a": [1, 2], "b": ["u", "v"]}) == read_designs(Frame()) == expected
     numbers = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    assert read_designs(numbers) == read_designs(numbers.numpy()) == [{"x0": 1, "x1": 2}, {"x0": 3, "x1": 4}]
+    assert (
+        read_designs(numbers)
+        == read_designs(numbers.numpy())
+        == read_designs(numbers.tolist())
+        == [{"x0": 1, "x1": 2}, {"x0": 3, "x1": 4}]
+    )
     named = [NumberColumn(name="u", low=0, high=9), NumberColumn(name="v", low=0, high=9)]
     assert read_designs(numbers, named)[0] == {"u": 1, "v": 2}
     assert read_designs(["AC", "GT"]) == [{"sequence": "AC"}, {"sequence": "GT"}]
@@ -230,6 +235,7 @@ def test_designs_come_in_many_forms() -> None:
         ({"a": [1, 2], "b": [1]}, ValueError, "columns of one length"),
         ([{"a": 1}, {"b": 1}], ValueError, r"a difference in \['a', 'b'\] in row 1"),
         ([["a"], {"b": 1}], TypeError, "rows of one kind"),
+        ([[1, 2], [3]], ValueError, "2 values in each row, got 1 in row 1"),
         ("ACGT", TypeError, "a list of strings or dicts"),
         (3, TypeError, "a list of strings or dicts"),
     ],

@@ -47,6 +47,12 @@ def evidence(kernel, generator: torch.Generator, rows: int = 14) -> Evidence:
     )
 
 
+def loss(task: Evidence, phi: dict[str, Tensor]) -> Tensor:
+    outer = task.problem().outer_loss
+    assert outer is not None
+    return outer(task.formula(phi), phi)
+
+
 def start(task: Evidence) -> dict[str, Tensor]:
     return {"weights": task.typical.log() + 0.3, "ridge": torch.tensor(-2.0, dtype=torch.float64)}
 
@@ -60,7 +66,7 @@ def test_evidence_is_the_density_of_a_normal_with_its_variance_profiled_out(fami
     normal = torch.distributions.MultivariateNormal(torch.zeros_like(task.targets), variance * matrix)
     prior = 0.5 * (0.3**2 * 2 + ((-2 - math.log(RIDGE)) / RIDGE_SPREAD) ** 2)
     constant = 0.5 * count * (1 + math.log(2 * math.pi))
-    value = task.problem().outer_loss(task.formula(phi), phi)
+    value = loss(task, phi)
     torch.testing.assert_close(value, -normal.log_prob(task.targets) + prior - constant, rtol=1e-8, atol=1e-8)
 
 
@@ -85,10 +91,10 @@ def test_maximising_the_evidence_finds_what_matters(generator: torch.Generator) 
     learned = task.maximise()
     assert float(learned.weights[0] / learned.weights[1]) > 8 and 1e-4 < learned.ridge < 2e-2
     at = {"weights": learned.weights.log(), "ridge": torch.tensor(learned.ridge, dtype=torch.float64).log()}
-    best = task.problem().outer_loss(task.formula(at), at)
+    best = loss(task, at)
     for shift in (0.3, -0.3):
         moved = {"weights": at["weights"] + torch.tensor([shift, 0.0]), "ridge": at["ridge"]}
-        assert float(task.problem().outer_loss(task.formula(moved), moved)) > float(best)
+        assert float(loss(task, moved)) > float(best)
 
 
 def test_held_out_predictions_are_those_of_refits(generator: torch.Generator) -> None:
