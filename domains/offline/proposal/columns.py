@@ -114,8 +114,11 @@ class SequenceColumn(AbstractColumn):
                 )
         # utf-32 makes one integer of each letter: the whole table is translated at once
         text = "".join(value.ljust(self.length, fill) for value in values).encode("utf-32-le")
-        letters = torch.frombuffer(bytearray(text), dtype=torch.int32) if text else torch.empty(0, dtype=torch.int32)
-        known = torch.tensor([ord(letter) for letter in self.alphabet + (self.gap or "")], dtype=torch.int32)
+        raw = bytearray(text) if text else bytearray(4)
+        letters = torch.frombuffer(raw, dtype=torch.int32)[: len(values) * self.length]
+        known = torch.tensor(
+            [ord(letter) for letter in self.alphabet + (self.gap or "")], dtype=torch.int32, device="cpu"
+        )
         ordered, place = known.sort()
         where = torch.searchsorted(ordered, letters).clamp(max=len(known) - 1)
         wrong = torch.nonzero(ordered[where] != letters)
@@ -187,7 +190,7 @@ class CategoryColumn(AbstractColumn):
                     f"CategoryColumn: expected `{self.name}` as one of {', '.join(map(repr, self.levels))}, got {value!r} in "
                     f"row {row}. Correct or drop that row, or declare the column with this level."
                 )
-        return torch.tensor([places[value] for value in values], dtype=torch.float64).reshape(-1, 1)
+        return torch.tensor([places[value] for value in values], dtype=torch.float64, device="cpu").reshape(-1, 1)
 
     def decode(self, codes: Tensor) -> list[Any]:
         """See `AbstractColumn.decode`."""
@@ -265,7 +268,7 @@ class NumberColumn(AbstractColumn):
                     "Correct or drop that row, or declare another column."
                 )
             out.append(number)
-        return torch.tensor(out, dtype=torch.float64).reshape(-1, 1)
+        return torch.tensor(out, dtype=torch.float64, device="cpu").reshape(-1, 1)
 
     def decode(self, codes: Tensor) -> list[Any]:
         """See `AbstractColumn.decode`."""

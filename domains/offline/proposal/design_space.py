@@ -75,12 +75,7 @@ class DesignSpace:
     @cached_property
     def choices(self) -> Tensor:
         """Values that each code can take, int64 ``(width,)``; 0 for numbers."""
-        return torch.tensor([column.choices for column in self.columns for _ in range(column.width)])
-
-    @cached_property
-    def owner(self) -> Tensor:
-        """Index of the column of each code, int64 ``(width,)``."""
-        return torch.tensor([k for k, column in enumerate(self.columns) for _ in range(column.width)])
+        return torch.tensor([column.choices for column in self.columns for _ in range(column.width)], device="cpu")
 
     @property
     def size(self) -> int | None:
@@ -147,8 +142,8 @@ class DesignSpace:
     @cached_property
     def feature_owner(self) -> Tensor:
         """Index of the column of each feature, int64 ``(features,)``."""
-        counts = torch.tensor([column.width * max(1, column.choices) for column in self.columns])
-        return torch.arange(len(self.columns)).repeat_interleave(counts)
+        counts = torch.tensor([column.width * max(1, column.choices) for column in self.columns], device="cpu")
+        return torch.arange(len(self.columns), device="cpu").repeat_interleave(counts)
 
     def distance(self, left: Tensor, right: Tensor) -> Tensor:
         """Mean difference over the columns, in [0, 1]: ``(n, m)``.
@@ -205,9 +200,9 @@ class DesignSpace:
         values: list[Tensor] = []
         for column in self.columns:
             if isinstance(column, NumberColumn):
-                values.append(torch.arange(column.low, column.high + 1, dtype=torch.float64))
+                values.append(torch.arange(column.low, column.high + 1, dtype=torch.float64, device="cpu"))
             else:
-                values += [torch.arange(column.choices, dtype=torch.float64)] * column.width
+                values += [torch.arange(column.choices, dtype=torch.float64, device="cpu")] * column.width
         for value in values:
             grid *= len(value)
         ok = size is not None and grid <= 2 * ENUMERABLE

@@ -205,7 +205,7 @@ def polished(model: ScoreModel, codes: Tensor, weight: float, *, max_steps: int 
     start = space.units(codes)[:, places].clamp(0, 1)
     problem = Minimize(loss, batch_ndim=1, box=(0.0, 1.0))
     solver = ProximalGradient(rtol=1e-3, max_steps=max_steps)
-    found = best_response(problem, torch.zeros((), dtype=start.dtype), init=start, solver=solver, throw=False)
+    found = best_response(problem, start.new_zeros(()), init=start, solver=solver, throw=False)
     units = torch.where(torch.isfinite(found.value), found.value, start).detach()
     return moved(units).detach()
 
