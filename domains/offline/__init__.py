@@ -53,6 +53,7 @@ from sciopt.domains.offline.proposal import (
 )
 from sciopt.domains.offline.ranking import ExhaustiveRanking, Surrogate, fit_surrogate
 from sciopt.domains.offline.relaxation import LogitRelaxation, fit_relaxation, standardised
+from sciopt.domains.offline.rna import RNA, AbstractFoldScore, FoldStability, RNATask, TargetBinding, TargetFold
 from sciopt.domains.offline.search import AbstractSearch, Proposal
 from sciopt.domains.offline.spaces import AMINO_ACIDS, DNA, CategoricalSpace
 from sciopt.domains.offline.symmetry import AbstractSymmetry, ReverseComplement
@@ -73,11 +74,13 @@ __all__ = [
     "BIB",
     "CMAES",
     "DNA",
+    "RNA",
     "AbstractAcquisition",
     "AbstractColumn",
     "AbstractConstraint",
     "AbstractDiversity",
     "AbstractEmbedding",
+    "AbstractFoldScore",
     "AbstractMember",
     "AbstractSearch",
     "AbstractSymmetry",
@@ -98,6 +101,7 @@ __all__ = [
     "Ensemble",
     "EvolutionarySearch",
     "ExhaustiveRanking",
+    "FoldStability",
     "GradientAscent",
     "GreedyMean",
     "KMer",
@@ -114,6 +118,7 @@ __all__ = [
     "Proposal",
     "ProposalOptions",
     "ProposedBatch",
+    "RNATask",
     "RandomSearch",
     "ReverseComplement",
     "RowTest",
@@ -129,6 +134,8 @@ __all__ = [
     "Surrogate",
     "Table",
     "TableTask",
+    "TargetBinding",
+    "TargetFold",
     "UpperConfidence",
     "WideNetwork",
     "WithinMutations",
