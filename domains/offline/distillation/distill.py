@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -13,6 +13,7 @@ from sciopt.checks import check_option
 from sciopt.domains.offline.distillation.finishing import Finish, letter_by_letter
 from sciopt.domains.offline.distillation.matching import AbstractMatching, MatchingProblem, matching_lesson
 from sciopt.domains.offline.distillation.objectives import GradientMatching
+from sciopt.domains.offline.polish import Polish
 from sciopt.domains.offline.ranking import fit_surrogate
 from sciopt.domains.offline.search import AbstractSearch, Proposal, best_starts, check_request, shuffled
 from sciopt.domains.offline.spaces import CategoricalSpace
@@ -42,7 +43,7 @@ class Distillation(AbstractSearch):
         num_steps: of Adam; 0 leaves the starts as they are.
         step_size: of Adam, in standardised logits.
         rows: largest number of visible rows to learn from; more are sampled, the best always kept.
-        polish: rounds of mutation and crossover by a kernel surrogate's prediction; 0: none.
+        polish: local search from the distilled designs by a kernel surrogate's prediction; None: none.
         allowed: ``designs (n, length) -> bool (n,)``, known constraints such as feasibility; None: everything.
         keep: smoothing of letters, see `LogitRelaxation`.
         dtype: of networks and kernels.
@@ -69,7 +70,7 @@ class Distillation(AbstractSearch):
     num_steps: int = 50
     step_size: float = 0.1
     rows: int = 10_000
-    polish: int = 0
+    polish: Polish | None = None
     allowed: Callable[[Tensor], Tensor] | None = None
     keep: float = 0.6
     dtype: torch.dtype = torch.float32
@@ -78,7 +79,7 @@ class Distillation(AbstractSearch):
         ok = self.temperature is None or self.temperature > 0
         check_option("Distillation", "temperature", self.temperature, ok, "> 0 or None", "1 is a good start.")
         check_option("Distillation", "step_size", self.step_size, self.step_size > 0, "> 0", "0.1 is a good start.")
-        for name, least in (("set_size", 1), ("num_steps", 0), ("rows", 2), ("polish", 0)):
+        for name, least in (("set_size", 1), ("num_steps", 0), ("rows", 2)):
             value = getattr(self, name)
             check_option("Distillation", name, value, value >= least, f">= {least}", "Leave the default.")
 
@@ -106,13 +107,16 @@ class Distillation(AbstractSearch):
         logits = lesson.relaxation.logits(moved.flatten(0, 1)[:count])
         gain = logits.amax(-1) - logits.gather(-1, start.unsqueeze(-1)).squeeze(-1)
         designs = letter_by_letter(start, logits.argmax(-1), gain, self.allowed)
-        surrogate = fit_surrogate(space, part, dtype=self.dtype, rtol=1e-3) if self.polish else None
-        merit = single_merit(stated) if surrogate is None else surrogate.predict
-        finish = Finish(
-            owner="Distillation", space=space, known=table.designs, merit=merit, allowed=self.allowed, pool=pool
-        )
-        found, value = finish.batch(designs, count, self.polish, generator)
-        return Proposal(designs=found, predicted=None if surrogate is None else value)
+        if self.polish is None:
+            finish = Finish(
+                owner="Distillation", space=space, known=table.designs, merit=single_merit(stated), allowed=self.allowed,
+                pool=pool,
+            )  # fmt: skip
+            return Proposal(designs=finish.batch(designs, count, generator))
+        surrogate = fit_surrogate(space, part, dtype=self.dtype, rtol=1e-3)
+        polish = self.polish if self.allowed is None else replace(self.polish, allowed=self.allowed)
+        better, value = polish.improve(surrogate.predict, space, table, designs, count, generator=generator, pool=pool)
+        return Proposal(designs=better, predicted=value)
 
 
 def single_merit(stated: MatchingProblem) -> Callable[[Tensor], Tensor]:

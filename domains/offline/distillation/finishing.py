@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from sciopt.domains.offline.search import nearest_allowed, shuffled, without
+from sciopt.domains.offline.search import nearest_allowed, without
 from sciopt.domains.offline.spaces import CategoricalSpace
 
 __all__ = ["Finish", "letter_by_letter"]
@@ -48,6 +48,19 @@ def letter_by_letter(start: Tensor, wanted: Tensor, gain: Tensor, allowed: Calla
     return now
 
 
+def among(designs: Tensor, others: Tensor) -> Tensor:
+    """Which designs ``(n, length)`` are among others, bool ``(n,)``; for spaces whose designs have no numbers too.
+
+    Example:
+        >>> among(torch.tensor([[0, 1], [1, 1]]), torch.tensor([[1, 1], [2, 2]]))
+        tensor([False,  True])
+    """
+    both, rows = torch.unique(torch.cat([designs, others]), dim=0, return_inverse=True)
+    seen = torch.zeros(len(both), dtype=torch.bool, device=designs.device)
+    seen[rows[len(designs) :]] = True
+    return seen[rows[: len(designs)]]
+
+
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Finish:
@@ -75,42 +88,40 @@ class Finish:
         if self.allowed is not None and len(fresh):
             fresh = fresh[self.allowed(fresh)]
         if self.pool is not None and len(fresh):
-            fresh = fresh[torch.isin(self.space.number(fresh), self.space.number(self.pool))]
+            fresh = fresh[among(fresh, self.pool)]
         return fresh
 
-    def batch(self, designs: Tensor, count: int, rounds: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def batch(self, designs: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """A full batch from proposed designs, which may repeat, be known, or be out of bounds.
 
-        Mutants and crossovers of the best fill the gaps; each of ``rounds`` further rounds lets them replace what is worse.
+        Every proposed design that may be kept is kept; mutants and crossovers of the best fill the gaps, those of most merit.
 
         Args:
             designs: ``(n, length)``.
             count: size of the batch.
-            rounds: of improvement; 0 keeps every proposed design that may be kept.
             generator: the one source of chance.
 
         Returns:
-            Designs ``(count, length)``, the best first, and their merit.
+            Designs ``(count, length)``, the best first.
 
         Raises:
             ValueError: where too few new designs are allowed.
         """
         nearest = designs
         if self.pool is not None:
-            out = ~torch.isin(self.space.number(designs), self.space.number(self.pool))
+            out = ~among(designs, self.pool)
             nearest = designs.clone()
-            nearest[out] = nearest_allowed(designs[out], self.pool) if bool(out.any()) else designs[out]
+            if bool(out.any()):
+                nearest[out] = nearest_allowed(designs[out], self.pool)
         met = self.new(nearest, designs[:0])
         merit = self.merit(met) if len(met) else torch.empty(0, dtype=torch.float64, device=designs.device)
-        first = len(met) if rounds == 0 else 0
+        first = len(met)
         for attempt in range(ATTEMPTS):
-            if len(met) >= count and attempt >= rounds:
+            if len(met) >= count:
                 break
             order = merit.argsort(descending=True, stable=True)[: 2 * count]
-            parents = torch.cat([met[order], nearest]) if len(met) < count else met[order]
+            parents = torch.cat([met[order], nearest])
             fresh = self.new(self._children(parents, CHILDREN * count, 1 + attempt // 10, generator), met)
-            if len(fresh) > CHILDREN * count:
-                fresh = shuffled(fresh, generator)[: CHILDREN * count]
             if len(fresh):
                 met, merit = torch.cat([met, fresh]), torch.cat([merit, self.merit(fresh)])
         if len(met) < count:
@@ -118,13 +129,10 @@ class Finish:
                 f"{self.owner}: expected `count` = {count} allowed designs outside the table, got {len(met)} after many "
                 "mutations of the proposed ones. Propose fewer, or loosen `allowed` or the pool."
             )
-        rank = merit.clone()
-        rank[:first] += (
-            merit.max() - merit.min() + 1 if first else 0.0
-        )  # proposed designs come before what fills the gaps
-        order = rank.argsort(descending=True, stable=True)[:count]
-        order = order[merit[order].argsort(descending=True, stable=True)]
-        return met[order], merit[order]
+        kept = torch.arange(len(met), device=met.device) < first
+        order = merit.argsort(descending=True, stable=True)
+        order = order[kept[order].long().argsort(descending=True, stable=True)][:count]
+        return met[order[merit[order].argsort(descending=True, stable=True)]]
 
     def _children(self, parents: Tensor, count: int, mutations: int, generator: torch.Generator) -> Tensor:
         """Half mutants, half crossovers, better parents more often."""

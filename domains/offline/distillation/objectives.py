@@ -217,7 +217,7 @@ class TrajectoryMatching(AbstractMatching):
         algorithm 1.
     """
 
-    networks: NetworkFamily = field(default_factory=lambda: NetworkFamily(count=4, width=32))
+    networks: NetworkFamily = field(default_factory=lambda: NetworkFamily(count=3, width=16))
     num_steps: int = 2
     expert_steps: int = 100
     latest_start: int = 0

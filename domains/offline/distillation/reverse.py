@@ -16,6 +16,7 @@ from sciopt.domains.offline.distillation.distill import sampled
 from sciopt.domains.offline.distillation.finishing import Finish, letter_by_letter
 from sciopt.domains.offline.distillation.generator import Binned, Generator, GeneratorFamily, Weights, binned
 from sciopt.domains.offline.metrics import hamming
+from sciopt.domains.offline.polish import Polish
 from sciopt.domains.offline.ranking import Surrogate, fit_surrogate
 from sciopt.domains.offline.search import AbstractSearch, Proposal, check_request
 from sciopt.domains.offline.spaces import CategoricalSpace
@@ -54,7 +55,7 @@ class ReverseMapping(AbstractSearch):
         samples: drawn for each design of the batch.
         tune_steps: steps of Adam on the logarithm of ``cycle_weight``, by the hypergradient of the likelihood of the best
             tenth of the table, which is then held back; 0: none. Each costs one training and its derivative.
-        polish: rounds of mutation and crossover by the surrogate's prediction; 0: none.
+        polish: local search from the samples by the surrogate's prediction; None: none.
         kernel: of the surrogate.
         rows: largest number of visible rows to learn from, see `Distillation`.
         allowed: ``designs (n, length) -> bool (n,)``, known constraints such as feasibility; None: everything.
@@ -85,7 +86,7 @@ class ReverseMapping(AbstractSearch):
     step_size: float = 1e-2
     samples: int = 16
     tune_steps: int = 0
-    polish: int = 0
+    polish: Polish | None = None
     kernel: AbstractKernel = field(default_factory=lambda: NTK(DenseNetwork(hidden_layers=5)))
     rows: int = 10_000
     allowed: Callable[[Tensor], Tensor] | None = None
@@ -98,7 +99,7 @@ class ReverseMapping(AbstractSearch):
         for name in ("step_size", "trust"):
             value = getattr(self, name)
             check_option(owner, name, value, value > 0, "> 0", "Leave the default.")
-        for name in ("cycle_weight", "reach", "train_steps", "tune_steps", "polish"):
+        for name in ("cycle_weight", "reach", "train_steps", "tune_steps"):
             value = getattr(self, name)
             check_option(owner, name, value, value >= 0, ">= 0", "Leave the default.")
         for name, least in (("bins", 2), ("samples", 1), ("rows", 2)):
@@ -129,12 +130,18 @@ class ReverseMapping(AbstractSearch):
             near = best[hamming(designs, best).argmin(-1)]
             gain = (shares.gather(-1, designs.unsqueeze(-1)) - shares.gather(-1, near.unsqueeze(-1))).squeeze(-1)
             designs = letter_by_letter(near, designs, gain, self.allowed)
+        if self.polish is not None:
+            polish = self.polish if self.allowed is None else replace(self.polish, allowed=self.allowed)
+            designs, predicted = polish.improve(
+                stated.surrogate.predict, space, table, designs, count, generator=generator, pool=pool
+            )
+            return Proposal(designs=designs, predicted=predicted)
         finish = Finish(
             owner="ReverseMapping", space=space, known=table.designs, merit=stated.surrogate.predict,
             allowed=self.allowed, pool=pool,
         )  # fmt: skip
-        found, predicted = finish.batch(designs, count, self.polish, generator)
-        return Proposal(designs=found, predicted=predicted)
+        found = finish.batch(designs, count, generator)
+        return Proposal(designs=found, predicted=stated.surrogate.predict(found))
 
 
 @final

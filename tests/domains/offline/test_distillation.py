@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sciopt import hypergradcheck, hypergradient
-from sciopt.domains.offline import BDI, Table, bidirectional_problem, evaluate_batch, nk_landscape
+from sciopt.domains.offline import BDI, Polish, Table, bidirectional_problem, evaluate_batch, nk_landscape
 from sciopt.domains.offline.distillation import (
     CosineDistance,
     Distillation,
@@ -158,7 +158,7 @@ def test_kernel_matching_is_bidirectional_learning() -> None:
 SEARCHES = [
     Distillation(matching=GradientMatching(networks=SMALL), num_steps=15),
     Distillation(matching=DistributionMatching(networks=SMALL, distance=SQUARED), set_size=5, target=3.0, num_steps=15),
-    Distillation(matching=TrajectoryMatching(networks=SMALL, expert_steps=20), num_steps=10, polish=2),
+    Distillation(matching=TrajectoryMatching(networks=SMALL, expert_steps=20), num_steps=10, polish=Polish(rounds=3)),
     Distillation(matching=KernelMatching(), num_steps=10),
 ]
 
@@ -172,7 +172,7 @@ def test_batches_are_new_different_allowed_and_repeatable(search: Distillation) 
     assert torch.equal(one.designs, two.designs)
     assert bool((one.designs[:, 0] != one.designs[:, 1]).all()) and len(torch.unique(one.designs, dim=0)) == 24
     assert not bool(torch.isin(TASK.space.number(one.designs), TASK.space.number(table.designs)).any())
-    assert (one.predicted is not None) == (search.polish > 0)
+    assert (one.predicted is not None) == (search.polish is not None)
     pool = TASK.space.everything()[::2]
     inside = search.propose(TASK.space, table, 24, generator=torch.Generator().manual_seed(0), pool=pool).designs
     assert bool(torch.isin(TASK.space.number(inside), TASK.space.number(pool)).all())
