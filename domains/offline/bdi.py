@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sciopt.bilevel import BilevelProblem
 from sciopt.checks import check_option
+from sciopt.domains.offline.polish import Polish
 from sciopt.domains.offline.relaxation import LogitRelaxation, fit_relaxation, standardised
 from sciopt.domains.offline.search import AbstractSearch, Proposal, best_starts, check_request, nearest_allowed
 from sciopt.domains.offline.spaces import CategoricalSpace
@@ -46,6 +47,8 @@ class BDI(AbstractSearch):
         step_size: of Adam, in standardised logits; published: 0.1 for discrete tasks.
         keep: smoothing of letters, see `LogitRelaxation`.
         dtype: of the kernel; float32 halves the time and leaves designs and scores as they are to three digits.
+        polish: local search on the real design space at the end, by the network trained on the data, or without the
+            forward term by the backward one: a batch of distinct designs that are not visible. None: as published.
 
     Raises:
         ValueError: for options out of range, or no term at all.
@@ -71,6 +74,7 @@ class BDI(AbstractSearch):
     step_size: float = 0.1
     keep: float = 0.6
     dtype: torch.dtype = torch.float32
+    polish: Polish | None = None
 
     def __post_init__(self) -> None:
         some = self.forward or self.backward
@@ -87,18 +91,18 @@ class BDI(AbstractSearch):
         generator: torch.Generator,
         pool: Tensor | None = None,
     ) -> Proposal:
-        """See `AbstractSearch.propose`; the start is the best visible designs, and nothing is drawn at random."""
+        """See `AbstractSearch.propose`; the start is the best visible designs, and only a large polish draws at random."""
         check_request("BDI", table, count, pool)
         first = best_starts("BDI", table, count)
         stated = bidirectional_problem(self, space, table)
         start = stated.relaxation.points(first)
         points = stated.search(start, self.num_steps)
-        designs = nearest_allowed(stated.relaxation.designs(points), pool)
-        predicted = None
-        if stated.fit is not None:
-            with torch.no_grad():
-                predicted = stated.unstandardise(stated.fit.mean(stated.relaxation.points(designs)))
-        return Proposal(designs=designs, predicted=predicted)
+        designs = stated.relaxation.designs(points)
+        if self.polish is None:
+            designs = nearest_allowed(designs, pool)
+        else:
+            designs, _ = self.polish.improve(stated.merit, space, table, designs, count, generator=generator, pool=pool)
+        return Proposal(designs=designs, predicted=None if stated.fit is None else stated.merit(designs))
 
 
 @final
@@ -163,6 +167,16 @@ class BidirectionalProblem:
         if self.fit is not None:
             total = total + 0.5 * (first[:, 1] - options.target) ** 2
         return total
+
+    def merit(self, designs: Tensor) -> Tensor:
+        """Predicted scores of designs ``(n, length)``; without the forward term, minus their loss: ``(n,)``, float64."""
+        parts = [designs.new_empty(0, dtype=torch.float64)]
+        with torch.no_grad():
+            for chunk in designs.split(MERIT_CHUNK) if len(designs) else ():
+                points = self.relaxation.points(chunk)
+                value = -self.loss(points) if self.fit is None else self.unstandardise(self.fit.mean(points))
+                parts.append(value.to(torch.float64))
+        return torch.cat(parts)
 
     def problem(self) -> BilevelProblem:
         """The core's statement: the sum over independent designs."""
@@ -235,3 +249,4 @@ def bidirectional_problem(options: BDI, space: CategoricalSpace, table: Table) -
 FIT_RTOL = 1e-3  # of the standardised scores: far below what the search can resolve
 FIT_RANK = 500
 STORED_BYTES = 5e9  # of a kernel matrix that conjugate gradients may keep; a larger one is computed in every step
+MERIT_CHUNK = 4096  # designs predicted at a time

@@ -10,6 +10,7 @@ import torch
 from sciopt import hypergradcheck
 from sciopt.domains.offline import (
     BDI,
+    Polish,
     Table,
     bidirectional_problem,
     evaluate_batch,
@@ -17,6 +18,8 @@ from sciopt.domains.offline import (
     nk_landscape,
     tf_bind_8,
 )
+from sciopt.domains.offline.polish import single_mutants
+from sciopt.domains.offline.search import without
 from sciopt.hypergradients import ClosedForm
 from sciopt.kernels import NTK, DenseNetwork, gram
 from tests.data_helpers import require_data
@@ -96,6 +99,22 @@ def test_proposals_predict_their_scores_and_keep_to_the_pool(generator: torch.Ge
     kept = BDI(num_steps=10, forward=False).propose(TASK.space, table, 8, generator=generator, pool=pool)
     assert kept.predicted is None
     assert bool(torch.isin(TASK.space.number(kept.designs), TASK.space.number(pool)).all())
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_a_polish_leaves_no_better_neighbour_and_none_twice(forward: bool, generator: torch.Generator) -> None:
+    table, options = TASK.visible(), replace(OPTIONS, forward=forward, polish=Polish())
+    made = options.propose(TASK.space, table, 12, generator=generator).designs
+    stated = bidirectional_problem(options, TASK.space, table)
+    assert len(without(made, table.designs)) == 12
+    near = without(single_mutants(TASK.space, made), torch.cat([table.designs, made]))
+    assert float(stated.merit(near).max()) <= float(stated.merit(made).min())
+    unpolished = replace(options, polish=None).propose(TASK.space, table, 12, generator=generator).designs
+    passed = without(unpolished, torch.cat([table.designs, made]))
+    assert bool((stated.merit(passed) <= stated.merit(made).min()).all())
+    pool = TASK.space.everything()[::2]
+    inside = options.propose(TASK.space, table, 12, generator=generator, pool=pool).designs
+    assert bool(torch.isin(TASK.space.number(inside), TASK.space.number(pool)).all())
 
 
 def test_bad_requests_say_what_was_expected(generator: torch.Generator) -> None:
