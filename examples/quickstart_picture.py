@@ -17,6 +17,8 @@ from safetensors.numpy import load_file
 from sciopt.campaign.folder import look
 from sciopt.campaign.runner import run_campaign
 from sciopt.campaign.spec import CampaignSpec, DesignSpec, plan
+from sciopt.domains.offline.proposal import read_table
+from sciopt.domains.offline.proposal.pictures import draw_letters
 
 
 def campaign_folder() -> Path:
@@ -34,22 +36,34 @@ def campaign_folder() -> Path:
 overview = look(campaign_folder())
 finished = [entry.result for entry in overview.entries if entry.result is not None]
 columns = min(4 if len(finished) <= 12 else 5, len(finished))
-rows = -(-len(finished) // columns)
+cells, cell = [], 0
+for result in finished:
+    wide = min(columns, 2 if "courses" in result.figures else 1)  # a fit has three axes
+    cell += (wide > columns - cell % columns) * (columns - cell % columns)
+    cells.append((cell // columns, slice(cell % columns, cell % columns + wide)))
+    cell += wide
+rows = -(-cell // columns)
 figure = Figure(figsize=(3.0 * columns, 1.7 * rows), layout="constrained")
 grid = figure.add_gridspec(rows, columns)
-for place, result in enumerate(finished):
+for result, place in zip(finished, cells, strict=True):
     assert result.arrays is not None
-    axes = figure.add_subplot(grid[place // columns, place % columns])
+    axes = figure.add_subplot(grid[place])
     options = result.design.options
     axes.set_axis_off()
     if "smiles" in options:  # conformers, overlaid
         axes.imshow(imread(result.figures["lowest conformers"]))
         axes.set_title(f"{result.design.label}\n{result.metrics['conformers']} conformers", fontsize=9)
         continue
-    if "courses" in result.figures:  # a fit: three axes, which take the rest of the row
-        axes.set_subplotspec(grid[place // columns, place % columns :])
+    if "courses" in result.figures:
         axes.imshow(imread(result.figures["courses"]))
         axes.set_title(f"{result.design.label}\n{result.metrics['next times [time]']} next", fontsize=9)
+        continue
+    if "batch.csv" in result.files:  # designs to test next: their letters
+        axes.set_axis_on()
+        sequences = read_table(result.files["batch.csv"]).cells["sequence"]
+        draw_letters(axes, sequences, letters="ACGT", length=len(sequences[0]))
+        axes.set_xlabel("")
+        axes.set_title(f"{result.design.label}\n{len(sequences)} designs", fontsize=9)
         continue
     density = load_file(result.arrays)["density"]
     if density.ndim == 3:  # its surface, as the campaign drew it, without the title

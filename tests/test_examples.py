@@ -8,7 +8,10 @@ import pytest
 
 from tests.data_helpers import require_data
 
-DATA = {"drug_conformers": "molecules/fastsmcg_dev.sdf"}
+DATA = {
+    "dna_batch": "offline/tf_binding/SIX6_REF_R1_8mers.txt",
+    "drug_conformers": "molecules/fastsmcg_dev.sdf",
+}
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 

@@ -18,6 +18,7 @@ def test_the_quickstart_is_a_valid_campaign():
     assert [design.problem for design in got.designs if design not in stiff] == [
         "conformation.generate",
         "implicit.kinetics",
+        "offline.propose",
     ]
     published = [design.options for design in stiff if design.options["filter_radius"] == 2.4]
     assert [(o["nx"], o["ny"], o["volume_fraction"], o["penalty"]) for o in published] == [(60, 20, 0.5, 3.0)] * 2

@@ -168,8 +168,8 @@ def _say(batch: ProposedBatch, request: Request, out: Path, report: Path, second
     if batch.calibration is not None:
         seen, spread = batch.calibration, float(batch.calibration.observed.std(correction=0))
         click.echo(
-            f"each row predicted without it: error {seen.rmse:.4g} of a spread of {spread:.4g}, rank correlation "
-            f"{seen.rank_correlation:.2f}"
+            f"measured designs predicted without them ({seen.method}): error {seen.rmse:.4g} of a spread of {spread:.4g}, "
+            f"rank correlation {seen.rank_correlation:.2f}"
         )
     first, predicted = batch.rows[0], f"{float(batch.predicted[0]):.4g} +- {float(batch.uncertainty[0]):.2g}"
     shown = ", ".join(f"{name} {cell_text(value)}" for name, value in list(first.items())[:SHOWN])

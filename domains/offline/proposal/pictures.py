@@ -48,9 +48,7 @@ def draw_calibration(
     axes.plot([low - pad, high + pad], [low - pad, high + pad], color=INK, lw=0.8, zorder=3)
     reach = max(float(high - low), 1e-12)  # error bars do not decide how much is seen
     axes.set(xlim=(low - max(pad, 0.12 * reach), high + max(pad, 0.12 * reach)), ylim=(low - pad, high + pad))
-    title = "Each row predicted without it" + (
-        "" if len(rows) == len(observed) else f" ({len(rows)} of {len(observed)})"
-    )
+    title = "Predicted without them" + ("" if len(rows) == len(observed) else f" ({len(rows)} of {len(observed)})")
     _named(axes, f"{name}, predicted", f"{name}, measured", title)
 
 

@@ -126,10 +126,10 @@ def _trust(batch: ProposedBatch, score: str) -> str:
     assert seen is not None
     spread = float(seen.observed.std(correction=0))
     inside = ", ".join(f"{reached:.0%} (promised {nominal:.0%})" for nominal, reached in sorted(seen.coverage.items()))
+    told = seen.method if "rows" in seen.method else f"{seen.method}, {len(seen.observed)} designs"
     text = (
-        f"<p>Each measured row was predicted without it ({escape(seen.method)}, {len(seen.observed)} rows): root mean square "
-        f"error {seen.rmse:.4g} where {escape(score)} itself varies by {spread:.4g} (standard deviation); rank correlation "
-        f"{seen.rank_correlation:.2f}. Inside the intervals: {inside}.</p>"
+        f"<p>Measured designs were predicted without them ({escape(told)}): root mean square error {seen.rmse:.4g} where "
+        f"{escape(score)} itself varies by {spread:.4g} (standard deviation); rank correlation {seen.rank_correlation:.2f}. Inside the intervals: {inside}.</p>"
     )
     warnings = []
     if not seen.rank_correlation > 0.2:
