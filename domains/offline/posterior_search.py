@@ -27,8 +27,8 @@ class PosteriorSearch(AbstractSearch):
     """The batch that an acquisition chooses from the joint posterior over a shortlist.
 
     A ranking proposes the highest means, however alike and however unsure; this spends part of the batch on what is unsure
-    or different. Costs the shortlist, one float64 fit to the table (dense up to 15,000 rows), and a covariance of
-    ``candidates^2`` numbers.
+    or different. Costs the shortlist, one dense float64 fit to at most ``rows`` rows, and a covariance of ``candidates^2``
+    numbers.
 
     Args:
         acquisition: how the batch is chosen.
@@ -37,6 +37,8 @@ class PosteriorSearch(AbstractSearch):
             space can be enumerated, else `EvolutionarySearch`, both with the same kernel and ridge.
         kernel: of the surrogate whose posterior counts.
         ridge: see `fit_surrogate`.
+        rows: largest number of rows behind the covariance. Of a longer table the rows nearest to the shortlist are taken,
+            and the means are the shortlist's own predictions, from all rows.
 
     Raises:
         ValueError: for options out of range.
@@ -55,10 +57,12 @@ class PosteriorSearch(AbstractSearch):
     shortlist: AbstractSearch | None = None
     kernel: AbstractKernel = field(default_factory=lambda: NTK(DenseNetwork(hidden_layers=5)))
     ridge: float = 1e-6
+    rows: int = 5000
 
     def __post_init__(self) -> None:
         check_option("PosteriorSearch", "candidates", self.candidates, self.candidates >= 1, ">= 1", "E.g. 1024.")
         check_option("PosteriorSearch", "ridge", self.ridge, self.ridge > 0, "> 0", "1e-6 is a good start.")
+        check_option("PosteriorSearch", "rows", self.rows, self.rows >= 2, ">= 2", "Leave the default.")
 
     def propose(
         self,
@@ -86,15 +90,30 @@ class PosteriorSearch(AbstractSearch):
         if search is None:
             kind = ExhaustiveRanking if small else EvolutionarySearch
             search = kind(kernel=self.kernel, ridge=self.ridge)
-        found = search.propose(space, table, left, generator=generator, pool=pool).designs
-        found = torch.unique(found, dim=0)
+        short = search.propose(space, table, left, generator=generator, pool=pool)
+        found, places = torch.unique(short.designs, dim=0, return_inverse=True)
         if len(found) < count:
             raise ValueError(
                 f"PosteriorSearch: expected `shortlist` to find `count` = {count} distinct designs, got {len(found)}. Raise "
                 "`candidates`, or use another search."
             )
-        mean, covariance = fit_surrogate(space, table, kernel=self.kernel, ridge=self.ridge).posterior(found)
+        near = _nearest(table, found, self.rows)
+        mean, covariance = fit_surrogate(space, near, kernel=self.kernel, ridge=self.ridge).posterior(found)
+        if len(near) < len(table) and short.predicted is not None:
+            mean = torch.zeros_like(mean).scatter(0, places, short.predicted.to(mean))
         alike = 1 - hamming(found, found).to(mean) / space.length
         best = float(table.scores.max())
         chosen = self.acquisition.choose(mean, covariance, best, count, generator=generator, similarity=alike)
         return Proposal(designs=found[chosen], predicted=mean[chosen])
+
+
+def _nearest(table: Table, designs: Tensor, rows: int) -> Table:
+    """The rows of the table that differ least from one of the designs."""
+    if len(table) <= rows:
+        return table
+    distance = torch.cat([hamming(chunk, designs).amin(-1) for chunk in table.designs.split(CHUNK)])
+    kept = distance.argsort(stable=True)[:rows].sort().values
+    return Table(designs=table.designs[kept], scores=table.scores[kept])
+
+
+CHUNK = 4096  # rows compared at a time

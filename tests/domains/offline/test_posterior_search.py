@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,9 +14,11 @@ from sciopt.domains.offline import (
     GreedyMean,
     PosteriorSearch,
     SampledExpectedImprovement,
+    Table,
     UpperConfidence,
     evaluate_batch,
     fit_surrogate,
+    hamming,
     nk_landscape,
 )
 from sciopt.domains.offline.search import without
@@ -72,6 +76,24 @@ def test_batches_are_new_different_and_allowed(rule) -> None:
     assert bool(torch.isin(TASK.space.number(made), TASK.space.number(pool)).all())
 
 
+def test_of_long_tables_the_nearest_rows_make_the_covariance() -> None:
+    table = TASK.visible()
+    ranked = ExhaustiveRanking(dtype=F64, rtol=None).propose(TASK.space, table, 64, generator=source())
+    distance = hamming(table.designs, ranked.designs).amin(-1)
+    search = PosteriorSearch(acquisition=GreedyMean(), candidates=64, rows=100, shortlist=ExhaustiveRanking(dtype=F64))
+    made = search.propose(TASK.space, table, 64, generator=source())
+    assert torch.equal(made.designs, ranked.designs)  # the means are those of all rows
+    rows = distance.argsort(stable=True)[:100].sort().values
+    assert int(distance[rows].max()) <= int(distance.sort().values[100])
+    near = Table(designs=table.designs[rows], scores=table.scores[rows])
+    found = torch.unique(ranked.designs, dim=0)
+    covariance = fit_surrogate(TASK.space, near).posterior(found)[1]
+    mean = fit_surrogate(TASK.space, table).predict(found)
+    expected = UpperConfidence(weight=2.0).choose(mean, covariance, 0.0, 12, generator=source())
+    bold = replace(search, acquisition=UpperConfidence(weight=2.0))
+    assert torch.equal(bold.propose(TASK.space, table, 12, generator=source()).designs, found[expected])
+
+
 def test_diversity_is_bought_with_predicted_score() -> None:
     table = TASK.visible()
     near = PosteriorSearch(acquisition=GreedyMean()).propose(TASK.space, table, 16, generator=source())
@@ -91,3 +113,5 @@ def test_shortlists_come_from_any_search_and_too_few_designs_are_told() -> None:
         PosteriorSearch().propose(TASK.space, table, 600, generator=source())
     with pytest.raises(ValueError, match="PosteriorSearch: expected `candidates` >= 1, got 0"):
         PosteriorSearch(candidates=0)
+    with pytest.raises(ValueError, match="PosteriorSearch: expected `rows` >= 2, got 1"):
+        PosteriorSearch(rows=1)
