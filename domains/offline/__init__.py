@@ -12,6 +12,7 @@ from sciopt.domains.offline.bdi import BDI, BidirectionalProblem, bidirectional_
 from sciopt.domains.offline.bib import BIB
 from sciopt.domains.offline.bib_problem import SequenceProblem, sequence_problem
 from sciopt.domains.offline.committee import AbstractMember, CommitteeRanking, LogLetters, WideNetwork
+from sciopt.domains.offline.compliance import ComplianceTask, Material
 from sciopt.domains.offline.diversity import AbstractDiversity, Determinantal, SimilarityPenalty
 from sciopt.domains.offline.ehrlich import Ehrlich
 from sciopt.domains.offline.embeddings import (
@@ -94,6 +95,7 @@ __all__ = [
     "CategoryColumn",
     "CbAS",
     "CommitteeRanking",
+    "ComplianceTask",
     "Conservative",
     "DesignSpace",
     "Determinantal",
@@ -109,6 +111,7 @@ __all__ = [
     "LetterPairs",
     "LogLetters",
     "LogitRelaxation",
+    "Material",
     "MutateTheBest",
     "NumberColumn",
     "OneHot",

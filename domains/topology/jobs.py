@@ -11,6 +11,7 @@ from sciopt.campaign.registry import JobContext, JobResult, ProblemKind
 from sciopt.domains.topology.design import DesignRun
 from sciopt.domains.topology.filters import SensitivityFilter
 from sciopt.domains.topology.grid import Grid
+from sciopt.domains.topology.layout_jobs import layout_problems
 from sciopt.domains.topology.linear_jobs import further_problems
 from sciopt.domains.topology.map_options import MapOptions, density_map, map_metrics, stages_of
 from sciopt.domains.topology.material import RAMP, SIMP
@@ -178,6 +179,7 @@ def problems() -> list[ProblemKind]:
             version="2",
         ),
         *further_problems(),
+        *layout_problems(),
         *truss_problems(),
         *nonlinear_problems(),
         *uncertain_problems(),
