@@ -17,6 +17,7 @@ SAFETY = 0.9
 SHRINK, GROW = 0.2, 10.0
 INTEGRAL, PROPORTIONAL = 0.7, 0.4  # exponents over the order: of this error, of the last one
 WORST = 1e10  # error ratio that stands for NaN
+TINY, TINY_OF_SPAN = 4.0, 1e-22  # a step below 4 eps of the time, or this part of the whole, does not go on
 
 
 class Progress(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,10 @@ from sciopt.problem.system import Oracle, System
 from sciopt.solution import Solution, Status
 from sciopt.steppers.abstract import AbstractOneStep, Attempt
 from sciopt.steppers.algebraic import start_trouble
-from sciopt.steppers.control import Controller, Progress, first_step
+from sciopt.steppers.control import TINY, TINY_OF_SPAN, Controller, Progress, first_step
 from sciopt.steppers.event import locate
 from sciopt.steppers.field import Field
+from sciopt.steppers.native_step import native_for
 from sciopt.steppers.tape import Segment, Tape, borrowed
 from sciopt.transforms import is_wrapped, under_transform
 
@@ -94,6 +96,8 @@ class Run:
         self.times, self.inner = times, self.interior(times, moving)
         count = y.shape[0]
         self.control = Controller.of(stepper, y, times[-1] - times[0])
+        self.span = (times[-1] - times[0]).abs()
+        self.native, self.note = native_for(stepper, field, self.control, y, self.span)
         self.rows: Tensor | None = None  # of the whole batch that still run; None: all
         self.code = torch.where(field.sound(), RUNNING, int(Status.INFEASIBLE))
         self.steps = torch.zeros(count, dtype=torch.int64, device=y.device)
@@ -107,11 +111,12 @@ class Run:
         slots = torch.full(times.shape, -1, dtype=torch.int64, device=y.device)
         self.tape = Tape([Segment(field, None)], slots)
         self.count = 0
-        self.span = (times[-1] - times[0]).abs()
         self.end = torch.where(self.code == RUNNING, times[-1], times[0])
         self.used = 0
         self.undefined: Tensor | None = None  # rows without a finite slope at their start
         self.now = self.begin(y, times[0])
+        if self.native is not None:
+            self.now = self.now._replace(memory=self.now.memory.log())
         self.accepted = torch.zeros_like(self.steps)
         self.crossing = self.watch(y, times[0])
 
@@ -166,35 +171,45 @@ class Run:
                 self.fail(self.now.h != 0, Status.MAX_STEPS)
                 break
             field, now, before = self.field, self.now, self.field.system.counter["dynamics"]
-            trial = stepper.attempt(field, now.t, now.h, now.y, now.start)
-            if stepper.num_steps is None:
-                assert trial.error is not None
-                new, accept = self.control.advance(now, self.end, trial.y, trial.error, trial.ok, trial.end)
+            if self.native is not None and self.inner is None and self.crossing is None and self.undefined is None:
+                most = min(LOOK_EVERY - self.count % LOOK_EVERY, stepper.max_steps - self.count)
+                kept = self.tape.segments[-1] if self.keep else None
+                self.now, left, taken, _ = self.native.several(field, now, self.end, self.accepted, most, active, kept)
+                self.used += field.system.counter["dynamics"] - before
+                self.count += taken
+                active = self.settle(self.look_again(left), active)
+                continue
+            known: int | None = None
+            if self.native is not None:
+                new, accept, known, trial = self.native.step(field, now, self.end, self.accepted)
             else:
-                new, accept = self.equal_step(now, trial)
+                trial = stepper.attempt(field, now.t, now.h, now.y, now.start)
+                if stepper.num_steps is None:
+                    assert trial.error is not None
+                    new, accept = self.control.advance(now, self.end, trial.y, trial.error, trial.ok, trial.end)
+                else:
+                    new, accept = self.equal_step(now, trial)
+                self.accepted.add_(accept)
             if self.keep:
                 segment = self.tape.segments[-1]
                 segment.t.append(now.t)
                 segment.h.append(now.h)
                 segment.y.append(now.y if self.undefined is None else borrowed(now.y, ~self.undefined))
                 segment.accept.append(accept)
-            self.accepted.add_(accept)
             if self.crossing is not None:
-                new = self.stop_at_event(self.crossing, now, new, trial, accept)
+                new, known = self.stop_at_event(self.crossing, now, new, trial, accept), None
             self.now = new
             self.used += field.system.counter["dynamics"] - before
-            running = torch.count_nonzero(new.h)
             if self.inner is None:
-                left = int(running)
+                left = int(torch.count_nonzero(new.h)) if known is None else known
             else:
+                running = torch.count_nonzero(new.h)
                 reached = torch.searchsorted(self.inner, self.horizon(now, new).unsqueeze(-1), right=True).squeeze(-1)
                 left, due = torch.stack((running, (reached - self.reached).sum())).tolist()
                 if due:
                     self.report(now, trial, reached, due)
             self.count += 1
-            if left and self.count % LOOK_EVERY == 0:
-                left = self.look(left)
-            active = self.settle(left, active)
+            active = self.settle(self.look_again(left), active)
 
     def equal_step(self, now: Progress, trial: Attempt) -> tuple[Progress, Tensor]:
         """The rows after a step without error control; one that is not finite ends."""
@@ -285,12 +300,18 @@ class Run:
         else:
             whole.index_copy_(0, self.rows, torch.where(column, value, whole.index_select(0, self.rows)))
 
+    def look_again(self, left: int) -> int:
+        """How many rows go on, after a look at them now and then."""
+        if not left or self.count % LOOK_EVERY or not (self.native is None or self.native.suspects):
+            return left
+        return self.look(left)
+
     def look(self, left: int) -> int:
         """Fail the rows whose steps have become too small to go on."""
         now = self.now
         eps = torch.finfo(now.t.dtype).eps
         span = self.span if self.rows is None else self.span.index_select(0, self.rows)
-        floor = torch.maximum(4 * eps * now.t.abs(), 1e-22 * span)
+        floor = torch.maximum(TINY * eps * now.t.abs(), TINY_OF_SPAN * span)
         stuck = (now.h != 0) & (now.h.abs() <= floor) & (now.h != self.end - now.t)
         if not bool(stuck.any()):
             return left
@@ -377,10 +398,12 @@ class Run:
             self.tape.event_slot, self.tape.event_fraction = self.crossing.slot, self.crossing.fraction
         shape = self.shape
         code = self.code.reshape(shape)
-        aux = {
+        aux: dict[str, Any] = {
             "rejected": (self.tries - self.steps).clamp(min=0).reshape(shape),
             "evaluations": self.evaluations.reshape(shape),
         }
+        if self.note and not under_transform():  # vmap returns tensors only
+            aux["compiled"] = self.note
         return Solution(
             value=out.reshape(len(out), *shape, self.field.size),
             status_code=code,

@@ -91,6 +91,9 @@ class Tsit5(AbstractExplicit):
         max_steps: trial steps of one problem, accepted or not.
         first_step: length of the first step, in units of time; None: chosen from the first two slopes.
         num_steps: take this many equal steps, without error control; None: adaptive.
+        compiled: do all but the right-hand side in code that is compiled once, by the C compiler of the machine, and kept in
+            the user's cache (float64 and float32 on the CPU, with error control); ``solution.aux["compiled"]`` tells by what,
+            or why not: then the steps are taken as without it.
 
     Raises:
         ValueError: for options out of range.
@@ -117,6 +120,7 @@ class Tsit5(AbstractExplicit):
     max_steps: int = 100_000
     first_step: float | None = None
     num_steps: int | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_one_step(self)
@@ -140,6 +144,9 @@ class Dopri5(AbstractExplicit):
         max_steps: trial steps of one problem, accepted or not.
         first_step: length of the first step, in units of time; None: chosen from the first two slopes.
         num_steps: take this many equal steps, without error control; None: adaptive.
+        compiled: do all but the right-hand side in code that is compiled once, by the C compiler of the machine, and kept in
+            the user's cache (float64 and float32 on the CPU, with error control); ``solution.aux["compiled"]`` tells by what,
+            or why not: then the steps are taken as without it.
 
     Raises:
         ValueError: for options out of range.
@@ -166,6 +173,7 @@ class Dopri5(AbstractExplicit):
     max_steps: int = 100_000
     first_step: float | None = None
     num_steps: int | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_one_step(self)
@@ -189,6 +197,9 @@ class Bosh3(AbstractExplicit):
         max_steps: trial steps of one problem, accepted or not.
         first_step: length of the first step, in units of time; None: chosen from the first two slopes.
         num_steps: take this many equal steps, without error control; None: adaptive.
+        compiled: do all but the right-hand side in code that is compiled once, by the C compiler of the machine, and kept in
+            the user's cache (float64 and float32 on the CPU, with error control); ``solution.aux["compiled"]`` tells by what,
+            or why not: then the steps are taken as without it.
 
     Raises:
         ValueError: for options out of range.
@@ -214,6 +225,7 @@ class Bosh3(AbstractExplicit):
     max_steps: int = 100_000
     first_step: float | None = None
     num_steps: int | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_one_step(self)
@@ -238,6 +250,7 @@ class Euler(AbstractExplicit):
         max_steps: trial steps of one problem, accepted or not.
         first_step: length of the first step, in units of time; None: chosen from the first two slopes.
         num_steps: take this many equal steps, without error control (needed).
+        compiled: not read: equal steps are not compiled.
 
     Raises:
         ValueError: for options out of range.
@@ -263,6 +276,7 @@ class Euler(AbstractExplicit):
     max_steps: int = 100_000
     first_step: float | None = None
     num_steps: int | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_one_step(self)
@@ -287,6 +301,7 @@ class Midpoint(AbstractExplicit):
         max_steps: trial steps of one problem, accepted or not.
         first_step: length of the first step, in units of time; None: chosen from the first two slopes.
         num_steps: take this many equal steps, without error control (needed).
+        compiled: not read: equal steps are not compiled.
 
     Raises:
         ValueError: for options out of range.
@@ -312,6 +327,7 @@ class Midpoint(AbstractExplicit):
     max_steps: int = 100_000
     first_step: float | None = None
     num_steps: int | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_one_step(self)
@@ -336,6 +352,7 @@ class RK4(AbstractExplicit):
         max_steps: trial steps of one problem, accepted or not.
         first_step: length of the first step, in units of time; None: chosen from the first two slopes.
         num_steps: take this many equal steps, without error control (needed).
+        compiled: not read: equal steps are not compiled.
 
     Raises:
         ValueError: for options out of range.
@@ -362,6 +379,7 @@ class RK4(AbstractExplicit):
     max_steps: int = 100_000
     first_step: float | None = None
     num_steps: int | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         check_one_step(self)

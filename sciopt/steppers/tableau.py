@@ -13,11 +13,11 @@ from torch import Tensor
 from sciopt.steppers.abstract import AbstractOneStep, Attempt
 from sciopt.steppers.field import Field
 
-__all__ = ["AbstractExplicit", "Tableau", "hermite"]
+__all__ = ["AbstractExplicit", "Tableau", "Workspace", "hermite", "workspace"]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # looked up by identity in every step
 class Tableau:
     """Coefficients of an explicit method with s stages.
 
@@ -55,7 +55,12 @@ def hermite(b: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
 
 
 class AbstractExplicit(AbstractOneStep):
-    """A one-step method given by its table; ``dense`` of its attempts is ``h`` times the stages, ``(rows, s, n)``."""
+    """A one-step method given by its table; ``dense`` of its attempts is ``h`` times the stages, ``(rows, s, n)``.
+
+    ``compiled`` is one more option: whether all but the right-hand side is done in compiled code, where that can be.
+    """
+
+    compiled: bool
 
     @property
     @abstractmethod

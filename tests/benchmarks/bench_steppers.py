@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from sciopt import InitialValue, best_response
 from sciopt.steppers import Dopri5
-from tests.benchmarks.table import Measured, bar, peer
+from sciopt.steppers.native_library import library
+from tests.benchmarks.table import Measured, PeerMissing, bar, peer
 
-ROWS, SIZE, RTOL, END = 256, 2, 1e-7, 20.0
+ROWS, SIZE, RTOL, END = 256, 2, 1e-7, 60.0
 
 
 def least(runs: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
@@ -27,37 +29,59 @@ def least(runs: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
     return found
 
 
-@bar("steppers: time per evaluation besides the function, torchdiffeq / ours, eager", tier="bench", bar=">= 3x")
-def overhead() -> Measured:
+@functools.cache
+def measured() -> dict[str, float]:
+    """Microseconds of an evaluation of each engine, the function itself costing nothing."""
     torchdiffeq = peer("torchdiffeq")
     torch.set_num_threads(1)
-    counts = {"ours": 0, "torchdiffeq": 0}
+    count = [0]
     start = torch.randn(ROWS, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     times = torch.tensor([0.0, END], dtype=torch.float64)
     one = torch.ones((), dtype=torch.float64)
 
     def ours(t: Tensor, y: Tensor, phi: Tensor) -> Tensor:
-        counts["ours"] += 1
+        count[0] += 1
         return y
 
     def theirs(t: Tensor, y: Tensor) -> Tensor:
-        counts["torchdiffeq"] += 1
+        count[0] += 1
         return y
 
-    problem, solver = InitialValue(ours, times, batch_ndim=1), Dopri5(rtol=RTOL, atol=RTOL)
+    problem = InitialValue(ours, times, batch_ndim=1)
+    eager, compiled = (Dopri5(rtol=RTOL, atol=RTOL, compiled=flag) for flag in (False, True))
     runs = {
-        "ours": lambda: best_response(problem, one, init=start, solver=solver),
+        "eager": lambda: best_response(problem, one, init=start, solver=eager),
+        "compiled": lambda: best_response(problem, one, init=start, solver=compiled),
         "torchdiffeq": lambda: torchdiffeq.odeint(theirs, start, times, rtol=RTOL, atol=RTOL, method="dopri5"),
     }
     with torch.no_grad():
-        for call in runs.values():
-            call()
-        evaluations = dict(counts)
+        evaluations = {}
         for name, call in runs.items():
-            counts[name] = 0
             call()
-            evaluations[name] = counts[name]
-        seconds = least(runs, 30)
-    mine, other = (1e6 * seconds[name] / evaluations[name] for name in ("ours", "torchdiffeq"))
-    note = f"{mine:.1f} us (one step size per row) against {other:.1f} us (one for all), y' = y, {ROWS} rows"
-    return Measured(other / mine, note)
+            count[0] = 0
+            call()
+            evaluations[name] = count[0]
+        seconds = least(runs, 20)
+    return {name: 1e6 * seconds[name] / evaluations[name] for name in runs}
+
+
+def against(engine: str) -> Measured:
+    """How many times torchdiffeq's price one of ours is."""
+    costs = measured()
+    note = (
+        f"{costs[engine]:.1f} us (one step size per row) against {costs['torchdiffeq']:.1f} us (one for all), y' = y, "
+    )
+    return Measured(costs["torchdiffeq"] / costs[engine], note + f"{ROWS} rows")
+
+
+@bar("steppers: time per evaluation besides the function, torchdiffeq / ours, eager", tier="bench", bar=">= 3x")
+def overhead() -> Measured:
+    return against("eager")
+
+
+@bar("steppers: time per evaluation besides the function, torchdiffeq / ours, compiled", tier="bench", bar=">= 10x")
+def overhead_compiled() -> Measured:
+    found, note = library()
+    if found is None:
+        raise PeerMissing(f"compiled steps: {note}")
+    return against("compiled")
