@@ -34,7 +34,7 @@ SHOWN = 5  # designs of the batch on the screen
     "--overwrite", is_flag=True, help="Replace a batch and a report that exist; never one with results in it."
 )
 @click.option("--minimize", is_flag=True, help="The smallest score is the best.")
-@click.option("--constraint", multiple=True, help="What a design has to satisfy, see below; several times for several.")
+@click.option("--constraint", multiple=True, help="What a design has to satisfy, see above; several times for several.")
 @click.option("--pool", type=click.Path(path_type=Path), help="Table of the only designs that may be proposed.")
 @click.option("--column", multiple=True, metavar="NAME=KIND", help="sequence, category, number, integer or log.")
 @click.option(
@@ -62,6 +62,12 @@ def propose_command(tables: tuple[Path, ...], out: Path | None, **options: Any) 
 
     The second line continues, when results stand in batch.csv: rows that have a score are learned from, rows that have
     none are pending, and neither is proposed again.
+
+    Constraints are comparisons in terms of the columns; names with blanks stand in backquotes:
+
+    \b
+    --constraint "temperature + 2 * ph <= 90"      --constraint "solvent in ('THF', 'DMF')"
+    --constraint "gc(seq) <= 0.6"                  --constraint "'GAATTC' not in seq"
 
     Exit code: 0 when a batch was written, 2 for bad input, 130 after ^C.
     """

@@ -129,7 +129,8 @@ def _trust(batch: ProposedBatch, score: str) -> str:
     told = seen.method if "rows" in seen.method else f"{seen.method}, {len(seen.observed)} designs"
     text = (
         f"<p>Measured designs were predicted without them ({escape(told)}): root mean square error {seen.rmse:.4g} where "
-        f"{escape(score)} itself varies by {spread:.4g} (standard deviation); rank correlation {seen.rank_correlation:.2f}. Inside the intervals: {inside}.</p>"
+        f"{escape(score)} itself varies by {spread:.4g} (standard deviation); rank correlation {seen.rank_correlation:.2f}. "
+        f"Inside the intervals: {inside}.</p>"
     )
     warnings = []
     if not seen.rank_correlation > 0.2:

@@ -205,7 +205,8 @@ def acquisition(name: str | None, weight: float | None) -> AbstractAcquisition |
 
 def _located(error: ValueError, observed: Observations) -> TableError:
     """The error with file and line of the row that it names."""
-    text = re.sub(r"^\w+: ", "", str(error))  # the name of a function says nothing to those who wrote a table
+    text = re.sub(r"^Rule: ", "--constraint: ", str(error))
+    text = re.sub(r"^\w+: ", "", text)  # the name of a function says nothing to those who wrote a table
     found = re.search(r"in row (\d+)", text)
     if found and int(found[1]) < len(observed.places):
         text = text.replace(found[0], f"in {observed.places[int(found[1])]}", 1)

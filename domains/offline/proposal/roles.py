@@ -200,7 +200,8 @@ def _check_columns(table: TableFile, wanted: Sequence[str]) -> None:
                 "Add a line of names above them."
             )
         known = f" Columns: {', '.join(found)}." if len(found) <= 30 else ""
-        hint = did_you_mean(name, found)
+        alike = [other for other in found if other.lower() == name.lower()]
+        hint = f"Did you mean `{alike[0]}`?" if alike else did_you_mean(name, found)
         raise TableError(
             f"{table.path}: expected a column `{name}`, got none of that name. "
             + (hint + known if hint.startswith("Did") else known.strip() or hint)
