@@ -37,6 +37,8 @@ class EvolutionarySearch(AbstractSearch):
         rounds: largest number.
         allowed: ``designs (n, length) -> bool (n,)``, known constraints such as feasibility; None: everything.
         dtype: of the kernel.
+        prior: ``designs (n, length) -> (n,)``, in units of the scores, added to the surrogate's predictions while searching,
+            such as rules of good designs; None: nothing.
 
     Raises:
         ValueError: for options out of range, or constraints that leave too few designs.
@@ -59,6 +61,7 @@ class EvolutionarySearch(AbstractSearch):
     rounds: int = 50
     allowed: Callable[[Tensor], Tensor] | None = None
     dtype: torch.dtype = torch.float32
+    prior: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         for name in ("population", "children", "rounds"):
@@ -78,7 +81,15 @@ class EvolutionarySearch(AbstractSearch):
         """See `AbstractSearch.propose`."""
         check_request("EvolutionarySearch", table, count, pool)
         surrogate = fit_surrogate(space, table, kernel=self.kernel, ridge=self.ridge, dtype=self.dtype, rtol=1e-3)
-        designs, predicted = evolve(self, surrogate.predict, space, table, count, generator=generator, pool=pool)
+        prior = self.prior
+
+        def led(designs: Tensor) -> Tensor:
+            predicted = surrogate.predict(designs)
+            return predicted if prior is None else predicted + prior(designs).to(predicted)
+
+        designs, predicted = evolve(self, led, space, table, count, generator=generator, pool=pool)
+        if prior is not None:
+            predicted = surrogate.predict(designs[:count])
         return Proposal(designs=designs[:count], predicted=predicted[:count])
 
 

@@ -1,0 +1,346 @@
+"""Search for the motifs that explain a table: from the strongest pair, letter by letter, in turns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from sciopt.checks import check_option
+from sciopt.domains.offline.rules.motifs import Motif, motif_of
+from sciopt.domains.offline.rules.scales import AbstractScale, Effects, LogScale, ProductScale
+from sciopt.domains.offline.rules.screening import (
+    centred,
+    extension_gains,
+    level_gain,
+    null_maxima,
+    pair_statistics,
+    tail,
+)
+from sciopt.domains.offline.spaces import CategoricalSpace
+
+__all__ = ["Discovery", "MotifModel", "discover"]
+
+EXPLAINED = 1 - 1e-5  # share of the variance at which nothing is left to be found
+REGROWN = 4  # motifs that are left out in turn
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Discovery:
+    """How motifs are looked for.
+
+    Args:
+        span: most positions from a motif's first to its last letter; None: the length.
+        motifs: most motifs.
+        letters: most letters in each.
+        level: largest chance of a motif under the null, which every motif that is kept must stay below.
+        draws: of the null, whose tail is extrapolated by Gumbel's law.
+        sweeps: most rounds of exchanging letters after each new motif.
+
+    Raises:
+        ValueError: for options out of range.
+
+    Example:
+        >>> Discovery(motifs=2).letters
+        8
+    """
+
+    span: int | None = None
+    motifs: int = 12
+    letters: int = 8
+    level: float = 0.01
+    draws: int = 12
+    sweeps: int = 3
+
+    def __post_init__(self) -> None:
+        ok = self.span is None or self.span >= 2
+        check_option("Discovery", "span", self.span, ok, ">= 2 or None", "None allows the whole length.")
+        check_option("Discovery", "motifs", self.motifs, self.motifs >= 1, ">= 1", "12 is a good start.")
+        check_option("Discovery", "letters", self.letters, self.letters >= 2, ">= 2", "8 is a good start.")
+        check_option("Discovery", "level", self.level, 0 < self.level < 1, "in (0, 1)", "0.01 is strict.")
+        check_option("Discovery", "draws", self.draws, self.draws >= 10, ">= 10", "12 fits the tail.")
+        check_option("Discovery", "sweeps", self.sweeps, self.sweeps >= 0, ">= 0", "3 is a good start.")
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MotifModel:
+    """Motifs and what they do to the score.
+
+    Args:
+        scale: on which their effects add.
+        motifs: in the order of discovery.
+        chances: of each motif under the null: of any pair as strong as its strongest, in what the other motifs leave.
+        effects: see `Effects`.
+        explained: share of the variance of the scores themselves.
+
+    Example:
+        >>> from sciopt.domains.offline.rules import AdditiveScale
+        >>> designs, scores = torch.tensor([[0], [1]]), torch.tensor([0.0, 1.0], dtype=torch.float64)
+        >>> effects = AdditiveScale().fit([], designs, scores)
+        >>> MotifModel(scale=AdditiveScale(), motifs=(), chances=(), effects=effects, explained=0.0).predict(designs)
+        tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+
+    scale: AbstractScale
+    motifs: tuple[Motif, ...]
+    chances: tuple[float, ...]
+    effects: Effects
+    explained: float
+
+    def predict(self, designs: Tensor) -> Tensor:
+        """Scores ``(n,)`` of designs ``(n, length)``."""
+        return self.scale.score(self.effects.total(self.motifs, designs))
+
+
+class _Search:
+    """The state of one search: the table, the motifs so far, and their effects."""
+
+    def __init__(
+        self,
+        space: CategoricalSpace,
+        designs: Tensor,
+        scores: Tensor,
+        scale: AbstractScale,
+        options: Discovery,
+        generator: torch.Generator,
+    ) -> None:
+        self.space, self.designs, self.scores, self.scale, self.options = space, designs, scores, scale, options
+        self.span = min(space.length, options.span or space.length)
+        self.motifs: list[Motif] = []
+        self.effects = scale.fit([], designs, scores)
+        self.generator = generator
+        pairs = (self.span - 1) * space.letters**2
+        self.threshold = (
+            2 * math.log(pairs)
+        ) ** 0.5 + 1.5  # of a pair's statistic: rarely reached by independent noise
+        self.whole: set[Motif] = set()  # motifs that were not worth a split
+        self.cut = (self.threshold - 1) ** 2  # of the gain of one letter
+
+    def refit(self) -> None:
+        self.effects = self.scale.fit(self.motifs, self.designs, self.scores)
+
+    def target(self, index: int) -> tuple[Tensor, Tensor]:
+        """What the motif of this index has to explain, the others given."""
+        weight = self.effects.weight
+        left = self.effects.residual + self.effects.part(index, self.motifs[index], self.designs)
+        return centred(torch.where(weight > 0, left, 0.0), weight), weight
+
+    def extended(self, motif: Motif, left: Tensor, weight: Tensor) -> tuple[Motif, float]:
+        """The best motif with one more letter, and its gain."""
+        places, gains = extension_gains(self.space, motif, self.designs, left, weight, self.span)
+        if not gains.numel() or not bool(torch.isfinite(gains).any()):
+            return motif, float("-inf")
+        best = int(gains.argmax())
+        element = (int(places[best // self.space.letters]), best % self.space.letters)
+        made = motif_of([*motif.elements, element])
+        return made, level_gain(made, self.designs, left, weight)
+
+    def improve(self, index: int) -> bool:
+        """Add, exchange and drop letters of one motif while the others stand still; whether anything changed."""
+        self.refit()
+        left, weight = self.target(index)
+        motif = start = self.motifs[index]
+        gain = level_gain(motif, self.designs, left, weight)
+        total, rows = float((weight * left.square()).sum()), int((weight > 0).sum())
+
+        def needed(reached: float) -> float:  # in units of the variance that would be left
+            return self.cut * max(total - reached, 1e-9 * total) / rows
+
+        while len(motif) < self.options.letters:
+            longer, reached = self.extended(motif, left, weight)
+            if reached - gain <= needed(reached):
+                break
+            motif, gain = longer, reached
+        for element in motif.elements:
+            if len(motif) <= 2:
+                break
+            if element not in motif.elements:  # exchanges may have moved the first letter: the next sweep sees to it
+                continue
+            rest = motif.without(element)
+            other, reached = self.extended(rest, left, weight)
+            without = level_gain(rest, self.designs, left, weight)
+            if max(reached, gain) - without < needed(max(reached, gain)):
+                motif, gain = rest, without
+            elif reached > gain * (1 + 1e-6):
+                motif, gain = other, reached
+        self.motifs[index] = motif
+        return motif != start
+
+    def prune(self) -> bool:
+        """Drop motifs that no longer explain anything, the weakest first; whether any went."""
+        before = len(self.motifs)
+        while self.motifs:
+            self.refit()
+            gains = [level_gain(m, self.designs, *self.target(k)) for k, m in enumerate(self.motifs)]
+            least = min(range(len(gains)), key=gains.__getitem__)
+            if gains[least] >= self.cut:
+                break
+            del self.motifs[least]
+        return len(self.motifs) < before
+
+    def worth(self) -> float:
+        """What is to be lowered: minus twice the log-likelihood, and a price for each letter."""
+        rows = int((self.effects.weight > 0).sum())
+        return rows * math.log(max(1 - self.effects.explained, 1e-12)) + self.cut * sum(map(len, self.motifs))
+
+    def settle(self) -> None:
+        """Improve motifs in turns, and drop what has become superfluous, until nothing changes."""
+        for _ in range(self.options.sweeps):
+            changed = [self.improve(index) for index in range(len(self.motifs))]
+            if not (self.prune() or any(changed)):
+                break
+        self.refit()
+
+    def split(self) -> bool:
+        """Cut a motif that has swallowed parts of two into these; whether it was worth it."""
+        for index, motif in enumerate(self.motifs):
+            if len(motif) < 4 or self.effects.explained >= EXPLAINED or motif in self.whole:
+                continue
+            known, best, kept = list(self.motifs), self.worth(), None
+            for mask in range(1, 1 << (len(motif) - 1)):  # the last letter is always in the second part
+                one = [e for k, e in enumerate(motif.elements) if mask >> k & 1]
+                two = [e for k, e in enumerate(motif.elements) if not mask >> k & 1]
+                if min(len(one), len(two)) < 2:
+                    continue
+                self.motifs = [*known[:index], motif_of(one), *known[index + 1 :], motif_of(two)]
+                self.refit()
+                if self.worth() < best:
+                    best, kept = self.worth(), self.motifs
+            self.motifs = known if kept is None else kept
+            self.refit()
+            if kept is not None:
+                return True
+            self.whole.add(motif)
+        return False
+
+    def regrow(self) -> bool:
+        """Leave out one motif and let the others grow, the shortest first; whether it was worth it."""
+        for motif in sorted(self.motifs, key=len)[:REGROWN]:
+            known, before = list(self.motifs), self.worth()
+            self.motifs = [kept for kept in known if kept != motif]
+            self.refit()
+            self.settle()
+            if self.worth() < before - 1e-6 * abs(before):
+                return True
+            self.motifs = known
+            self.refit()
+        return False
+
+    def grow(self) -> None:
+        """Start motifs from the strongest pairs that are left, one after the other."""
+        while len(self.motifs) < self.options.motifs and self.effects.explained < EXPLAINED:
+            statistics = pair_statistics(
+                self.space, self.designs, self.effects.residual, self.effects.weight, self.span
+            )
+            if float(statistics.max()) < self.threshold:
+                break
+            best, letters = int(statistics.argmax()), self.space.letters
+            shift, first, second = best // letters**2 + 1, best // letters % letters, best % letters
+            known, before = list(self.motifs), self.worth()
+            self.motifs.append(Motif(letters=(first, second), offsets=(0, shift)))
+            self.improve(len(self.motifs) - 1)
+            self.settle()
+            while self.split():
+                self.settle()
+            if self.motifs == known or self.worth() >= before:
+                self.motifs = known
+                self.refit()
+                break
+
+    def run(self) -> None:
+        """Grow, and where something stays unexplained, leave out and grow again."""
+        self.grow()
+        for _ in range(self.options.sweeps):
+            if self.effects.explained >= EXPLAINED or not self.motifs or not self.regrow():
+                break
+            self.grow()
+
+    def chance(self, index: int) -> float:
+        """Of any pair as strong as the strongest of this motif, under the null."""
+        left, weight = self.target(index)
+        statistics = pair_statistics(self.space, self.designs, left, weight, self.span)
+        elements = self.motifs[index].elements
+        own = max(
+            float(statistics[o2 - o1 - 1, a1, a2])
+            for k, (o1, a1) in enumerate(elements)
+            for o2, a2 in elements[k + 1 :]
+        )
+        draws = self.options.draws
+        maxima = null_maxima(self.space, self.designs, left, weight, self.span, draws, self.generator)
+        return tail(own, maxima)
+
+    def finished(self) -> MotifModel:
+        """Only motifs that stand out against the null, in what the others leave unexplained."""
+        self.motifs = list(dict.fromkeys(self.motifs))
+        self.prune()
+        chances = [self.chance(index) for index in range(len(self.motifs))]
+        kept = [k for k, chance in enumerate(chances) if chance <= self.options.level]
+        self.motifs = [self.motifs[k] for k in kept]
+        self.refit()
+        made = self.model(self.scale, self.effects, [chances[k] for k in kept])
+        if isinstance(self.scale, LogScale):  # which does not see scores of 0: their share is measured on the scores
+            scale = ProductScale()
+            other = self.model(scale, scale.fit(self.motifs, self.designs, self.scores), list(made.chances))
+            made = other if other.explained > made.explained else made
+        return made
+
+    def model(self, scale: AbstractScale, effects: Effects, chances: list[float]) -> MotifModel:
+        """The motifs with these effects, and the share of the scores' variance that they explain."""
+        error = self.scores - scale.score(effects.total(self.motifs, self.designs))
+        share = 1 - float(error.square().mean()) / max(float(self.scores.var(correction=0)), 1e-300)
+        return MotifModel(
+            scale=scale, motifs=tuple(self.motifs), chances=tuple(chances), effects=effects, explained=share
+        )
+
+
+def discover(
+    space: CategoricalSpace,
+    designs: Tensor,
+    scores: Tensor,
+    *,
+    scales: Sequence[AbstractScale],
+    options: Discovery,
+    generator: torch.Generator,
+) -> MotifModel:
+    """The motifs of a table, on the scale that explains it best; scales are tried in turn until one explains 0.95.
+
+    Args:
+        space: the designs.
+        designs: ``(n, length)``.
+        scores: ``(n,)``, float64.
+        scales: to be tried.
+        options: see `Discovery`.
+        generator: of the null.
+
+    Returns:
+        `MotifModel`; without motifs where nothing was found.
+
+    Example:
+        >>> from sciopt.domains.offline import Ehrlich
+        >>> from sciopt.domains.offline.rules import LogScale
+        >>> task = Ehrlich(states=8, length=12, motifs=2, motif_length=3, rows=1000)
+        >>> table, generator = task.visible(), torch.Generator().manual_seed(0)
+        >>> found = discover(
+        ...     task.space, table.designs, table.scores, scales=[LogScale()], options=Discovery(), generator=generator
+        ... )
+        >>> {motif.letters for motif in found.motifs} == {tuple(task.motif(k)[0]) for k in range(2)}
+        True
+    """
+    best: MotifModel | None = None
+    for scale in scales:
+        search = _Search(space, designs, scores, scale, options, generator)
+        search.run()
+        made = search.finished()
+        if best is None or made.explained > best.explained + 1e-3:
+            best = made
+        if best.explained > 0.95:
+            break
+    if best is None:
+        raise ValueError("discover: expected at least one of `scales`, got none. Pass AdditiveScale().")
+    return best
