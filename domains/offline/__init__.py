@@ -13,6 +13,16 @@ from sciopt.domains.offline.bib import BIB
 from sciopt.domains.offline.bib_problem import SequenceProblem, sequence_problem
 from sciopt.domains.offline.committee import AbstractMember, CommitteeRanking, LogLetters, WideNetwork
 from sciopt.domains.offline.compliance import ComplianceTask, Material
+from sciopt.domains.offline.distillation import (
+    CosineDistance,
+    Distillation,
+    DistributionMatching,
+    GradientMatching,
+    KernelMatching,
+    ReverseMapping,
+    SquaredDistance,
+    TrajectoryMatching,
+)
 from sciopt.domains.offline.diversity import AbstractDiversity, Determinantal, SimilarityPenalty
 from sciopt.domains.offline.ehrlich import Ehrlich
 from sciopt.domains.offline.embeddings import (
@@ -55,6 +65,17 @@ from sciopt.domains.offline.proposal import (
 from sciopt.domains.offline.ranking import ExhaustiveRanking, Surrogate, fit_surrogate
 from sciopt.domains.offline.relaxation import LogitRelaxation, fit_relaxation, standardised
 from sciopt.domains.offline.rna import RNA, AbstractFoldScore, FoldStability, RNATask, TargetBinding, TargetFold
+from sciopt.domains.offline.rules import (
+    Discovery,
+    DistilledRuleSearch,
+    LetterRule,
+    Motif,
+    MotifRule,
+    MotifSearch,
+    Rules,
+    distilled_rules,
+    extract_rules,
+)
 from sciopt.domains.offline.search import AbstractSearch, Proposal
 from sciopt.domains.offline.spaces import AMINO_ACIDS, DNA, CategoricalSpace
 from sciopt.domains.offline.symmetry import AbstractSymmetry, ReverseComplement
@@ -97,21 +118,32 @@ __all__ = [
     "CommitteeRanking",
     "ComplianceTask",
     "Conservative",
+    "CosineDistance",
     "DesignSpace",
     "Determinantal",
+    "Discovery",
+    "Distillation",
+    "DistilledRuleSearch",
+    "DistributionMatching",
     "Ehrlich",
     "Ensemble",
     "EvolutionarySearch",
     "ExhaustiveRanking",
     "FoldStability",
     "GradientAscent",
+    "GradientMatching",
     "GreedyMean",
     "KMer",
+    "KernelMatching",
     "LetterModel",
     "LetterPairs",
+    "LetterRule",
     "LogLetters",
     "LogitRelaxation",
     "Material",
+    "Motif",
+    "MotifRule",
+    "MotifSearch",
     "MutateTheBest",
     "NumberColumn",
     "OneHot",
@@ -124,8 +156,10 @@ __all__ = [
     "RNATask",
     "RandomSearch",
     "ReverseComplement",
+    "ReverseMapping",
     "RowTest",
     "Rule",
+    "Rules",
     "SampleBelow",
     "SampledExpectedImprovement",
     "SequenceColumn",
@@ -133,20 +167,24 @@ __all__ = [
     "SequenceProblem",
     "SideBySide",
     "SimilarityPenalty",
+    "SquaredDistance",
     "StandardisedEmbedding",
     "Surrogate",
     "Table",
     "TableTask",
     "TargetBinding",
     "TargetFold",
+    "TrajectoryMatching",
     "UpperConfidence",
     "WideNetwork",
     "WithinMutations",
     "bidirectional_problem",
     "detect_columns",
+    "distilled_rules",
     "embedding",
     "embedding_names",
     "evaluate_batch",
+    "extract_rules",
     "fit_relaxation",
     "fit_standardised",
     "fit_surrogate",

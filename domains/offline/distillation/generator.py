@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from sciopt.checks import check_option
 from sciopt.domains.offline.spaces import CategoricalSpace
 
-__all__ = ["Binned", "Generator", "GeneratorFamily", "binned"]
+__all__ = ["Binned", "DesignGenerator", "GeneratorFamily", "binned"]
 
 Weights = dict[str, Tensor]
 
@@ -30,7 +31,7 @@ class GeneratorFamily:
         ValueError: for options out of range.
 
     Example:
-        >>> space = GeneratorFamily.__module__ and CategoricalSpace(length=3, alphabet="ACGT")
+        >>> space = CategoricalSpace(length=3, alphabet="ACGT")
         >>> made, weights = GeneratorFamily(codes=2).draw(
         ...     space, generator=torch.Generator().manual_seed(0), like=torch.zeros(())
         ... )
@@ -47,7 +48,9 @@ class GeneratorFamily:
             value = getattr(self, name)
             check_option("GeneratorFamily", name, value, value >= 1, ">= 1", "Leave the default.")
 
-    def draw(self, space: CategoricalSpace, *, generator: torch.Generator, like: Tensor) -> tuple[Generator, Weights]:
+    def draw(
+        self, space: CategoricalSpace, *, generator: torch.Generator, like: Tensor
+    ) -> tuple[DesignGenerator, Weights]:
         """A generator with random codes, and the start of its weights.
 
         Args:
@@ -63,12 +66,12 @@ class GeneratorFamily:
             weights[f"b{k}"] = like.new_zeros(outputs)
         shape = (self.codes, self.code_size)
         codes = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
-        return Generator(space=space, codes=codes.to(like)), weights
+        return DesignGenerator(space=space, codes=codes.to(like)), weights
 
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Generator:
+class DesignGenerator:
     """``p(design | score) = mean_c prod_l p(letter_l | score, code_c)``. Made by `GeneratorFamily.draw`.
 
     Args:
@@ -91,7 +94,7 @@ class Generator:
     def log_likelihood(self, weights: Weights, data: Binned) -> Tensor:
         """Weighted mean of ``log p(design | score)`` over the rows, in nats for each letter: ``()``."""
         shares = self.log_shares(weights, data.scores).flatten(-2)  # (bins, codes, length * letters)
-        each = torch.logsumexp(data.letters @ shares.mT, -1) - torch.tensor(float(len(self.codes))).log().to(shares)
+        each = torch.logsumexp(data.letters @ shares.mT, -1) - math.log(len(self.codes))
         return (data.shares * each).sum() / self.space.length
 
 

@@ -20,6 +20,7 @@ from sciopt.domains.offline.task import Table
 from sciopt.hypergradients import AbstractHypergradient, Unrolled
 from sciopt.outer import optimize
 from sciopt.problem import AbstractProblem, Recurrence
+from sciopt.response import best_response
 
 __all__ = [
     "AbstractDistance",
@@ -194,8 +195,6 @@ class MatchingProblem:
 
     def loss(self, points: Tensor) -> Tensor:
         """The outer loss of each set ``(sets, m, d)`` at the inner solution: ``(sets,)``, without a derivative."""
-        from sciopt.response import best_response
-
         with torch.no_grad():
             outer = self.outer(points)
             settled = best_response(self.inner, outer, init=self.start(outer), hypergradient=self.method)

@@ -14,7 +14,7 @@ from sciopt.bilevel import BilevelProblem
 from sciopt.checks import check_option
 from sciopt.domains.offline.distillation.distill import sampled
 from sciopt.domains.offline.distillation.finishing import Finish, letter_by_letter
-from sciopt.domains.offline.distillation.generator import Binned, Generator, GeneratorFamily, Weights, binned
+from sciopt.domains.offline.distillation.generator import Binned, DesignGenerator, GeneratorFamily, Weights, binned
 from sciopt.domains.offline.metrics import hamming
 from sciopt.domains.offline.polish import Polish
 from sciopt.domains.offline.ranking import Surrogate, fit_surrogate
@@ -27,6 +27,7 @@ from sciopt.kernels import NTK, AbstractKernel, DenseNetwork
 from sciopt.outer import optimize
 from sciopt.problem import Minimize
 from sciopt.response import best_response
+from sciopt.solution import SolveError, Status
 
 __all__ = ["ReverseMapping", "ReverseProblem", "reverse_problem"]
 
@@ -44,7 +45,7 @@ class ReverseMapping(AbstractSearch):
     its samples are ranked by the surrogate.
 
     Args:
-        generator: the network.
+        network: from scores and noise to letters.
         cycle_weight: of the cycle's mean squared error, in standard deviations, against nats for each letter; 0: off.
         temperature: of the weights of scores, in standard deviations, see `binned`; None: off.
         reach: highest score that is asked for, in standard deviations above the best.
@@ -76,7 +77,7 @@ class ReverseMapping(AbstractSearch):
         Bi-level Optimization for Deep Learning: A Survey", section 5.2 (reverse mapping).
     """
 
-    generator: GeneratorFamily = field(default_factory=GeneratorFamily)
+    network: GeneratorFamily = field(default_factory=GeneratorFamily)
     cycle_weight: float = 0.1
     temperature: float | None = 1.0
     reach: float = 3.0
@@ -169,7 +170,7 @@ class ReverseProblem:
     """
 
     options: ReverseMapping
-    generator: Generator
+    generator: DesignGenerator
     start: Weights
     data: Binned
     surrogate: Surrogate
@@ -179,17 +180,29 @@ class ReverseProblem:
     def cycle(self, weights: Weights) -> Tensor:
         """Mean squared error of each level's score after a round trip ``(levels,)``, in standard deviations squared.
 
-        Letters are chosen, not mixed, and passed on as if they were mixed: derivatives go straight through the choice.
+        Letters are chosen, not mixed, but derivatives go straight through the choice to their probabilities: the error is
+        linearised at the chosen letters, so that the derivative of its gradient is exact too, as long as no letter changes.
         """
-        return (self.predicted(weights) - self.levels.unsqueeze(-1)).square().mean(-1)
+        noisy = self.generator.log_shares(weights, self.levels) + self.noise
+        soft = torch.softmax(noisy, -1)
+        hard = torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0).detach()
+
+        def error(letters: Tensor) -> tuple[Tensor, Tensor]:
+            each = (self._round_trip(letters) - self.levels.unsqueeze(-1)).square().mean(-1)
+            return each.sum(), each
+
+        slope, each = torch.func.grad(error, has_aux=True)(hard)
+        return each.detach() + (slope.detach() * (soft - soft.detach())).sum((-1, -2, -3))
 
     def predicted(self, weights: Weights) -> Tensor:
         """Standardised predictions ``(levels, codes)`` for designs generated at each level."""
         noisy = self.generator.log_shares(weights, self.levels) + self.noise
-        soft = torch.softmax(noisy, -1)
-        hard = torch.zeros_like(soft).scatter(-1, soft.argmax(-1, keepdim=True), 1.0)
-        chosen = (hard + soft - soft.detach()).flatten(0, 1)
-        return self.surrogate.fit.mean(self.surrogate.relaxation.mixtures(chosen)).unflatten(0, noisy.shape[:2])
+        return self._round_trip(torch.zeros_like(noisy).scatter(-1, noisy.argmax(-1, keepdim=True), 1.0))
+
+    def _round_trip(self, letters: Tensor) -> Tensor:
+        """Standardised predictions ``(levels, codes)`` for letters as zeros and ones ``(levels, codes, length, letters)``."""
+        points = self.surrogate.relaxation.mixtures(letters.flatten(0, 1))
+        return self.surrogate.fit.mean(points).unflatten(0, letters.shape[:2])
 
     @property
     def inner(self) -> Minimize:
@@ -215,6 +228,8 @@ class ReverseProblem:
         solution = best_response(
             self.inner, self.log_weight(), init=self.start, solver=solver, hypergradient=FirstOrder(), throw=False
         )
+        if solution.status is Status.NONFINITE:
+            raise SolveError("ReverseMapping", solution)
         return {name: value.detach() for name, value in solution.value.items()}
 
     def asked(self, weights: Weights, count: int, generator: torch.Generator) -> Tensor:
@@ -268,7 +283,7 @@ def reverse_problem(
     """
     surrogate = fit_surrogate(space, table, kernel=options.kernel, dtype=options.dtype, rtol=1e-3)
     scores = ((table.scores - surrogate.mean) / surrogate.scale).to(options.dtype)
-    made, start = options.generator.draw(space, generator=generator, like=scores)
+    made, start = options.network.draw(space, generator=generator, like=scores)
     levels = scores.max() + torch.linspace(0, options.reach, LEVELS).to(scores)
     noise = gumbel((LEVELS, len(made.codes), space.length, space.letters), generator).to(scores)
     return ReverseProblem(
@@ -282,8 +297,10 @@ def reverse_problem(
     )
 
 
-def tuned_weight(options: ReverseMapping, space: CategoricalSpace, table: Table, generator: torch.Generator) -> float:
-    """The cycle weight under which a generator that has not seen the best tenth of the table finds it likeliest."""
+def held_back(
+    options: ReverseMapping, space: CategoricalSpace, table: Table, generator: torch.Generator
+) -> tuple[ReverseProblem, BilevelProblem]:
+    """Training without the best tenth of a table, and the choice of the cycle's weight by the likelihood of that tenth."""
     order = table.scores.argsort(descending=True, stable=True)
     held, kept = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
     stated = reverse_problem(
@@ -294,6 +311,12 @@ def tuned_weight(options: ReverseMapping, space: CategoricalSpace, table: Table,
     problem = BilevelProblem(
         inner=stated.inner, outer_loss=lambda weights, _: -stated.generator.log_likelihood(weights, unseen)
     )
+    return stated, problem
+
+
+def tuned_weight(options: ReverseMapping, space: CategoricalSpace, table: Table, generator: torch.Generator) -> float:
+    """The cycle weight under which a generator that has not seen the best tenth of the table finds it likeliest."""
+    stated, problem = held_back(options, space, table, generator)
     result = optimize(
         problem,
         stated.log_weight(),
