@@ -242,6 +242,8 @@ def draw_values(
         >>> [label.get_text() for label in axes.get_xticklabels()]
         ['a', 'b']
     """
+    if log and levels is None:
+        axes.set_xscale("log")
     rows = _some(len(known))
     y_old, y_new = scores.detach().cpu()[rows].numpy(), predicted.detach().cpu().numpy()
     x_old, x_new = [known[i] for i in rows.tolist()], list(proposed)
@@ -263,8 +265,6 @@ def draw_values(
         )
     axes.scatter(x_old, y_old, s=5 if len(x_old) > 200 else 12, color=OLD, alpha=0.6, linewidths=0)
     axes.scatter(x_new, y_new, s=8 if len(x_new) > 50 else 16, color=NEW, alpha=0.8, linewidths=0)
-    if log and levels is None:
-        axes.set_xscale("log")
     axes.tick_params(labelsize=7)
     axes.set_title(_short(name, 28), fontsize=9)
     for side in ("top", "right"):
