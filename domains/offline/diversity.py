@@ -119,9 +119,11 @@ class Determinantal(AbstractDiversity):
 
     Args:
         weight: in standard deviations of the acquisition over the candidates, >= 0.
+        power: to which each similarity is raised first, >= 1. Shares of equal letters span ``length * (letters - 1) + 1``
+            dimensions alone: with power 1 larger batches have determinant 0 and no preference.
 
     Example:
-        >>> chosen = Determinantal(weight=1.0)
+        >>> chosen = Determinantal(power=1)
         >>> state = chosen.update(chosen.start(torch.tensor([[1.0, 0.5], [0.5, 1.0]]), 1), torch.tensor([0]))
         >>> chosen.terms(state)[1].exp()
         tensor(0.7500)
@@ -132,13 +134,18 @@ class Determinantal(AbstractDiversity):
     """
 
     weight: float = 1.0
+    power: int = 4
 
     def __post_init__(self) -> None:
         check_option("Determinantal", "weight", self.weight, self.weight >= 0, ">= 0", "1 is a good start.")
+        ok = (
+            isinstance(self.power, int) and self.power >= 1
+        )  # an entrywise product of positive semi-definite ones is one
+        check_option("Determinantal", "power", self.power, ok, "to be an int >= 1", "4 is a good start.")
 
     def start(self, similarity: Tensor, count: int) -> object:
         """See `AbstractDiversity.start`."""
-        return Conditional(similarity, count)
+        return Conditional(similarity**self.power, count)
 
     def terms(self, state: object) -> Tensor:
         """See `AbstractDiversity.terms`."""

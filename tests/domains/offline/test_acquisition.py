@@ -131,11 +131,13 @@ def test_a_penalty_and_a_determinant_know_what_is_alike() -> None:
         assert chosen.tolist() == [0, 1, 2, 3]
 
 
-def test_the_determinantal_terms_are_gains_of_log_det(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("power", [1, 3])
+def test_the_determinantal_terms_are_gains_of_log_det(power: int, generator: torch.Generator) -> None:
     designs = torch.randint(3, (9, 6), generator=generator)
     similarity = (designs[:, None] == designs).double().mean(-1)
-    rule = Determinantal(weight=1.0)
+    rule = Determinantal(weight=1.0, power=power)
     state, batch = rule.start(similarity, 3), []
+    similarity = similarity**power
     for index in (4, 1, 8):
         state = rule.update(state, torch.tensor([index]))
         batch.append(index)
@@ -144,6 +146,21 @@ def test_the_determinantal_terms_are_gains_of_log_det(generator: torch.Generator
             grown = [*batch, other]
             gain = torch.logdet(similarity[grown][:, grown]) - before
             torch.testing.assert_close(rule.terms(state)[other], gain, rtol=1e-9, atol=1e-9)
+
+
+def test_a_batch_larger_than_the_letters_dimensions_still_has_preferences() -> None:
+    every = torch.cartesian_prod(*[torch.arange(2)] * 6)  # 64 designs in 7 dimensions
+    similarity = (every[:, None] == every).double().mean(-1)
+    near = torch.arange(64) < 32
+    mean = torch.where(near, 0.1, 0.0).double()
+    chosen = GreedyMean(diversity=Determinantal(weight=5.0)).choose(
+        mean, similarity, 0.0, 30, generator=source(), similarity=similarity
+    )
+    assert 8 <= int((chosen < 32).sum()) <= 22
+    flat = GreedyMean(diversity=Determinantal(weight=5.0, power=1)).choose(
+        mean, similarity, 0.0, 30, generator=source(), similarity=similarity
+    )
+    assert int((flat < 32).sum()) > 22
 
 
 @pytest.mark.parametrize("rule", EVERY, ids=lambda r: type(r).__name__)
@@ -189,5 +206,7 @@ def test_a_matrix_that_is_no_covariance_is_refused() -> None:
         UpperConfidence(weight=-1.0)
     with pytest.raises(ValueError, match="UpperConfidence: expected `noise` >= 0, got -1"):
         UpperConfidence(noise=-1.0)
+    with pytest.raises(ValueError, match="Determinantal: expected `power` to be an int >= 1, got 0"):
+        Determinantal(power=0)
     with pytest.raises(ValueError, match="SampledExpectedImprovement: expected `draws` >= 1, got 0"):
         SampledExpectedImprovement(draws=0)
