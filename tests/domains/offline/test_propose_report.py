@@ -134,5 +134,6 @@ def test_panels_of_numbers_and_many_levels():
     axes = Figure().add_subplot()
     draw_values(axes, [0.1, 10.0], torch.ones(2), [1.0], torch.ones(1), name="dose", log=True)
     assert axes.get_xscale() == "log" and len(axes.collections) == 2
+    axes = Figure().add_subplot()
     draw_coverage(axes, [0.9, 0.5], [0.8, 0.4])
     assert axes.lines[-1].get_xdata() == pytest.approx([0.5, 0.9]), "in order"
