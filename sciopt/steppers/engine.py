@@ -60,7 +60,7 @@ def march(
         run.advance()
         solution = run.solution()
         if keep:
-            run.tape.cut_off(run.code != int(Status.CONVERGED), run.origin, run.times[0])
+            run.tape.cut_off(run.books[0] != int(Status.CONVERGED), run.origin, run.times[0])
         return solution, run.tape if keep else None
 
 
@@ -100,14 +100,12 @@ class Run:
         self.native, self.note = native_for(stepper, field, self.control, y, self.span)
         self.rows: Tensor | None = None  # of the whole batch that still run; None: all
         self.code = torch.where(field.sound(), RUNNING, int(Status.INFEASIBLE))
-        self.steps = torch.zeros(count, dtype=torch.int64, device=y.device)
-        self.tries = torch.full_like(self.steps, -1)
-        self.evaluations = torch.zeros_like(self.steps)
+        nothing = torch.zeros(count, dtype=torch.int64, device=y.device)
         self.last = y.clone()
         self.last_time = times[0].clone()
         self.ratio = torch.zeros_like(times[0])
         self.reported: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.reached = torch.zeros_like(self.steps)  # outputs of each running row that are done
+        self.reached = nothing.clone()  # outputs of each running row that are done
         slots = torch.full(times.shape, -1, dtype=torch.int64, device=y.device)
         self.tape = Tape([Segment(field, None)], slots)
         self.count = 0
@@ -117,7 +115,10 @@ class Run:
         self.now = self.begin(y, times[0])
         if self.native is not None:
             self.now = self.now._replace(memory=self.now.memory.log())
-        self.accepted = torch.zeros_like(self.steps)
+        self.accepted = nothing.clone()
+        # of every running row: status, and as it ended: steps, evaluations and tries (before: -1)
+        self.book = torch.stack((self.code, nothing, nothing, nothing - 1))
+        self.books = self.book  # of the whole batch, as it was left
         self.crossing = self.watch(y, times[0])
 
     def interior(self, times: Tensor, moving: bool) -> Tensor | None:
@@ -159,7 +160,7 @@ class Run:
         """The event function at the start."""
         if self.field.problem.event is None:
             return None
-        none = torch.full_like(self.steps, -1)
+        none = torch.full_like(self.accepted, -1)
         return Crossing(self.field.event(t, y), none, torch.zeros_like(t), self.times[-1].clone(), y.clone())
 
     def advance(self) -> None:
@@ -326,8 +327,7 @@ class Run:
 
     def fail(self, mask: Tensor, status: Status) -> None:
         """End running rows with a status."""
-        code = self.code if self.rows is None else self.code.index_select(0, self.rows)
-        self.write(self.code, torch.where(code == RUNNING, int(status), code), mask)
+        self.book[0].masked_fill_(mask & (self.book[0] == RUNNING), int(status))
         self.now = self.now._replace(h=torch.where(mask, 0.0, self.now.h))
 
     def settle(self, left: int, before: int) -> int:
@@ -335,21 +335,21 @@ class Run:
         now = self.now
         if left == before:
             return left
-        pick = (lambda v: v) if self.rows is None else (lambda v: v.index_select(0, self.rows))
-        code = pick(self.code)
-        ended = (now.h == 0) & (pick(self.tries) < 0)
+        code = self.book[0]
+        ended = (now.h == 0) & (self.book[3] < 0)
         arrived = now.t == self.end
         if self.crossing is not None:
-            arrived = arrived | (pick(self.crossing.slot) >= 0)
+            slot = self.crossing.slot
+            arrived = arrived | ((slot if self.rows is None else slot.index_select(0, self.rows)) >= 0)
         if self.stepper.num_steps is not None:
             failed = torch.where(now.ratio >= self.control.worst, int(Status.NONFINITE), int(Status.STAGNATED))
             outcome = torch.where(now.ratio > 1, failed, int(Status.CONVERGED))
         else:
             outcome = torch.where(arrived, int(Status.CONVERGED), int(Status.STAGNATED))
-        self.write(self.code, torch.where(code == RUNNING, outcome, code), ended)
-        self.write(self.steps, self.accepted, ended)
-        self.write(self.evaluations, torch.full_like(self.accepted, self.used), ended)
-        self.write(self.tries, torch.full_like(self.accepted, self.count), ended)
+        self.book[0].copy_(torch.where(ended & (code == RUNNING), outcome, code))
+        self.book[1].copy_(torch.where(ended, self.accepted, self.book[1]))
+        self.book[2].masked_fill_(ended, self.used)
+        self.book[3].masked_fill_(ended, self.count)
         if not left or left > SHARE * len(now.t) or not self.system.restrictable or not self.field.direct:
             return left
         self.shrink(now.h != 0)
@@ -364,6 +364,7 @@ class Run:
         now = self.now
         self.now = Progress(*(None if v is None else take(v) for v in now))  # pyright: ignore[reportArgumentType]
         self.end, self.accepted, self.reached = take(self.end), take(self.accepted), take(self.reached)
+        self.book = self.book.index_select(1, chosen)
         self.inner = None if self.inner is None else take(self.inner)
         self.undefined = None  # they have ended
         if self.crossing is not None:
@@ -377,13 +378,13 @@ class Run:
         everything = torch.ones_like(self.now.h, dtype=torch.bool)
         for whole, value in ((self.last, self.now.y), (self.last_time, self.now.t), (self.ratio, self.now.ratio)):
             self.write(whole, value, everything)
+        if self.rows is not None:
+            self.books.index_copy_(1, self.rows, self.book)
 
     def solution(self) -> Solution:
         """All rows' outputs."""
-        self.leave()
-        active = self.now.h != 0
-        self.write(self.steps, self.accepted, active)  # rows whose budget is spent
         self.settle(0, 1)
+        self.leave()
         count = len(self.times)
         out = self.last.unsqueeze(0).repeat(count + 2 * (self.crossing is not None), 1, 1)
         out[0] = self.start
@@ -397,10 +398,10 @@ class Run:
             out[count + 1, :, 0] = time
             self.tape.event_slot, self.tape.event_fraction = self.crossing.slot, self.crossing.fraction
         shape = self.shape
-        code = self.code.reshape(shape)
+        code, steps, evaluations, tries = (v.reshape(shape) for v in self.books)
         aux: dict[str, Any] = {
-            "rejected": (self.tries - self.steps).clamp(min=0).reshape(shape),
-            "evaluations": self.evaluations.reshape(shape),
+            "rejected": (tries - steps).clamp(min=0),
+            "evaluations": evaluations,
         }
         if self.note and not under_transform():  # vmap returns tensors only
             aux["compiled"] = self.note
@@ -408,6 +409,6 @@ class Run:
             value=out.reshape(len(out), *shape, self.field.size),
             status_code=code,
             residual_norm=(self.ratio / self.control.limit).reshape(shape),
-            num_steps=self.steps.reshape(shape),
+            num_steps=steps,
             aux=aux,
         )
