@@ -1,6 +1,6 @@
 """Tuning parameters chosen by validation: sample weights, pseudo-labels, importance weights, smoothness."""
 
-from sciopt.domains.offline.tuning.focus import Autofocus, Flattened, flattened
+from sciopt.domains.offline.tuning.focus import Autofocus, Flattened, FocusProblem, flattened
 from sciopt.domains.offline.tuning.guided import GuidedSearch
 from sciopt.domains.offline.tuning.leads import AbstractLead, EvolutionLead, GradientLead, PolicyLead
 from sciopt.domains.offline.tuning.local_problem import LocalProblem
@@ -47,6 +47,7 @@ __all__ = [
     "EvolutionLead",
     "FactorisedPolicy",
     "Flattened",
+    "FocusProblem",
     "FreeWeights",
     "GlobalModel",
     "GradientLead",

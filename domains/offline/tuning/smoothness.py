@@ -284,7 +284,8 @@ class SmoothModel(AbstractModel):
         chosen = outer.tune(self.num_steps, self.step_size)
         with torch.no_grad():
             stated = self.state(data, order.sort().values, mutants)
-            alpha = stated.formula(chosen)
-            transposed = stated.bent(chosen)[1]
+            bent, transposed = stated.bent(chosen)
+            n = len(data.points)
+            alpha = weighted_kernel_ridge(bent[:n, :n], stated.targets, stated.mass, stated.penalty(chosen))
             points = torch.cat([data.points, data.relaxation.points(mutants)])
-            return KernelPredictor(data=data, points=points, coefficients=transposed[:, : len(alpha)] @ alpha)
+            return KernelPredictor(data=data, points=points, coefficients=transposed[:, :n] @ alpha)

@@ -85,7 +85,7 @@ def test_letter_densities_are_distributions() -> None:
 def test_autofocus_is_the_weighted_fit() -> None:
     made = data()
     current = made.designs[:5]
-    model = Autofocus(fraction=0.5, pseudocount=2.0)
+    model = Autofocus(fraction=0.5, pseudocount=2.0, num_steps=0)
     predictor = model.fit(made, current, seeded())
     source = letter_log_densities(TASK.space, made.table.designs, made.designs, 2.0)
     ratio = letter_log_densities(TASK.space, current, made.designs, 2.0) - source
@@ -115,6 +115,35 @@ def test_autofocus_believes_the_rows_where_the_search_is() -> None:
     whole = GlobalModel().fit(made, current, seeded()).predict(every)
     error, before = ((values - truth)[half].square().mean() for values in (found, whole))
     assert float(error) < 0.7 * float(before)
+
+
+def test_hypergradient_of_the_share() -> None:
+    made = data()
+    model = Autofocus(fraction=0.3)
+    stated = model.state(made, torch.arange(20), model.importance(made, made.designs[:5]))
+    start = torch.tensor(-0.4, dtype=torch.float64)
+    check = hypergradcheck(
+        stated.problem(), start, init=0 * stated.targets, hypergradient=ClosedForm(stated.formula), rtol=1e-6, eps=1e-2
+    )
+    assert check.ok
+
+
+def test_the_share_falls_where_weights_only_lose_data() -> None:
+    """A kernel that fits the noise-free scores everywhere needs no weights; one that must average two halves does."""
+    space = CategoricalSpace(length=7, alphabet="AB")
+    every = space.everything()
+    signs = 2.0 * every.double() - 1
+    effect = torch.tensor([0.0, 2.0, -1.0, 1.0, 0.5, -0.5, 1.0], dtype=torch.float64)
+    noise = torch.randn(128, generator=seeded(4), dtype=torch.float64)
+    shares, chosen = [], torch.randperm(128, generator=seeded(1))[:90]
+    for scores, length in ((signs @ effect + noise, 20.0), (signs[:, 0] * (signs @ effect), 20.0)):
+        made = proxy_data(
+            space, Table(designs=every[chosen], scores=scores[chosen]), kernel=RBF(length_scale=length), ridge=0.5
+        )
+        model = Autofocus(fraction=0.4, pseudocount=1.0)
+        stated = model.state(made, torch.arange(90), model.importance(made, every[every[:, 0] == 1]))
+        shares.append(float(stated.share(stated.tune(20, 0.5))))
+    assert shares[0] < 0.35 and shares[1] > 0.8, shares
 
 
 def test_changes_between_neighbours_are_counted() -> None:
