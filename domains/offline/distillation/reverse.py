@@ -158,6 +158,7 @@ class ReverseProblem:
         surrogate: from designs to scores.
         levels: standardised scores at which the cycle is closed, from the best upwards ``(levels,)``.
         noise: Gumbel noise by which letters are chosen there ``(levels, codes, length, letters)``.
+        linearised: how `cycle` is differentiated; slower, needed where its gradient is differentiated.
 
     Example:
         >>> from sciopt.domains.offline import nk_landscape
@@ -176,12 +177,13 @@ class ReverseProblem:
     surrogate: Surrogate
     levels: Tensor
     noise: Tensor
+    linearised: bool = False
 
     def cycle(self, weights: Weights) -> Tensor:
         """Mean squared error of each level's score after a round trip ``(levels,)``, in standard deviations squared.
 
-        Letters are chosen, not mixed, but derivatives go straight through the choice to their probabilities: the error is
-        linearised at the chosen letters, so that the derivative of its gradient is exact too, as long as no letter changes.
+        Letters are chosen, not mixed, but derivatives go straight through the choice to their probabilities. Where the error
+        is ``linearised`` at the chosen letters, the derivative of its gradient is exact too, as long as no letter changes.
         """
         noisy = self.generator.log_shares(weights, self.levels) + self.noise
         soft = torch.softmax(noisy, -1)
@@ -191,6 +193,8 @@ class ReverseProblem:
             each = (self._round_trip(letters) - self.levels.unsqueeze(-1)).square().mean(-1)
             return each.sum(), each
 
+        if not self.linearised:
+            return error(hard + soft - soft.detach())[1]
         slope, each = torch.func.grad(error, has_aux=True)(hard)
         return each.detach() + (slope.detach() * (soft - soft.detach())).sum((-1, -2, -3))
 
@@ -306,6 +310,7 @@ def held_back(
     stated = reverse_problem(
         options, space, Table(designs=table.designs[kept], scores=table.scores[kept]), generator=generator
     )
+    stated = replace(stated, linearised=True)
     scores = ((table.scores[held] - stated.surrogate.mean) / stated.surrogate.scale).to(stated.levels)
     unseen = binned(space, table.designs[held], scores, bins=options.bins, temperature=None)
     problem = BilevelProblem(
