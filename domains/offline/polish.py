@@ -81,7 +81,7 @@ class Polish:
             ValueError: for constraints that leave too few designs.
         """
         met, values = start.new_empty(0, space.length), torch.empty(0, dtype=torch.float64, device=start.device)
-        known, expanded, parents = table.designs, start.new_empty(0, space.length), start
+        known, expanded = table.designs, start.new_empty(0, space.length)
         fresh = start
         for _ in range(self.rounds):
             fresh = self._open(without(fresh, torch.cat([known, met])), pool)
@@ -89,8 +89,9 @@ class Polish:
                 met, values = torch.cat([met, fresh]), torch.cat([values, predict(fresh).to(values)])
                 order = values.argsort(descending=True, stable=True)[:count]
                 met, values = met[order], values[order]
-            parents = torch.unique(torch.cat([parents, met]), dim=0) if len(met) < count else met
-            parents = without(parents, expanded)
+            # visible designs are allowed, which those that a search ends on may not be
+            more = torch.cat([start, met, table.best(count)])
+            parents = without(met if len(met) >= count else more, expanded)
             if not len(parents):
                 break
             expanded = torch.cat([expanded, parents])

@@ -187,6 +187,18 @@ def test_the_polish_ends_where_no_mutation_improves(generator: torch.Generator) 
     assert len(without(few, table.designs)) == 2
 
 
+def test_where_the_search_ends_on_forbidden_designs_the_visible_ones_are_polished() -> None:
+    task = Ehrlich(states=8, length=10, motifs=2, motif_length=3, rows=200, seed=0)
+    every = task.space.random(400, source())
+    lost = every[~task.feasible(every)][:8]
+    lost = lost[~task.feasible(single_mutants(task.space, lost)).reshape(len(lost), -1).any(-1)]
+    assert len(lost) > 0
+    found, predicted = Polish(allowed=task.feasible, rounds=3).improve(
+        lambda designs: designs.double().mean(-1), task.space, task.visible(), lost, 16, generator=source()
+    )
+    assert bool(task.feasible(found).all()) and len(without(found, task.visible().designs)) == len(predicted) == 16
+
+
 def test_single_mutants_are_all_at_distance_one(generator: torch.Generator) -> None:
     space = CategoricalSpace(length=3, alphabet="ABCD")
     designs = space.random(2, generator)
