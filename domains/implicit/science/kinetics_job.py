@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sciopt.campaign.registry import JobContext, JobResult
+from sciopt.domains.implicit.science.kinetics_table import read_measurements
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,6 +96,8 @@ class KineticsOptions(BaseModel):
             raise ValueError(
                 f"expected `first_time` < `last_time`, got {self.first_time} and {self.last_time}. Swap them."
             )
+        if self.data is not None:  # before any worker starts
+            read_measurements(self.data, self.observed, len(self.amounts))
         room = self.last_time / self.first_time
         if self.next_times > 1 and self.spacing ** (self.next_times - 1) >= room:
             raise ValueError(
@@ -202,25 +204,12 @@ def measured(options: KineticsOptions, model: KineticModel, guess: Tensor, gener
         ends = torch.tensor([options.first_time, options.last_time], dtype=torch.float64).log()
         times = torch.linspace(float(ends[0]), float(ends[1]), options.measurements, dtype=torch.float64).exp()
         return simulate(model, guess, init, torch.cat([times.new_zeros(1), times]), noise, generator)
-    with open(options.data, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    wanted = {"experiment", "time", *options.observed}
-    if not rows or not wanted <= set(rows[0]):
-        raise ValueError(
-            f"implicit.kinetics: expected `data` with the columns {sorted(wanted)}, got "
-            f"{sorted(rows[0]) if rows else 'no rows'}. Name them in the first line."
-        )
-    instants = sorted({float(row["time"]) for row in rows})
+    rows = read_measurements(options.data, options.observed, len(init))
+    instants = sorted({row.time for row in rows})
     values = torch.full((len(instants), len(init), len(options.observed)), torch.nan, dtype=torch.float64)
     for row in rows:
-        e = int(row["experiment"]) - 1
-        if not 0 <= e < len(init) or float(row["time"]) <= 0:
-            raise ValueError(
-                f"implicit.kinetics: expected experiments 1 to {len(init)} at times > 0 in `data`, got {row['experiment']!r} "
-                f"at {row['time']!r}. Give `amounts` for each experiment."
-            )
-        for j, name in enumerate(options.observed):
-            if row[name].strip():
-                values[instants.index(float(row["time"])), e, j] = float(row[name])
+        for j, value in enumerate(row.values):
+            if value == value:  # a gap leaves what another line says
+                values[instants.index(row.time), row.experiment, j] = value
     times = torch.tensor([0.0, *instants], dtype=torch.float64)
     return Experiments(init=init, times=times, data=values, noise=noise)

@@ -55,7 +55,32 @@ def test_a_kinetics_job_reads_data_with_gaps(tmp_path):
     assert np.isnan(result.arrays["data"]).sum() == 5 and "next_times" not in result.arrays
     (tmp_path / "data.csv").write_text("experiment,time\n1,1.0\n", encoding="utf-8")
     with pytest.raises(ValueError, match="expected `data` with the columns"):
-        kind.run(kind.options(**options, data=str(tmp_path / "data.csv")), context(tmp_path, []))
+        kind.options(**options, data=str(tmp_path / "data.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "experiment,time,B\n1,1,0.5\n1,soon,0.4\n",
+            r"csv, line 3: expected `data` with a number in `time`, got 'soon'",
+        ),
+        ("experiment,time,B\n1,1.0,nan\n", r"line 2: expected `data` with a number in `B`, got 'nan'"),
+        ("experiment,time,B\n\n3,1.0,0.5\n", r"line 3: expected `data` with an `experiment` from 1 to 1, got '3'"),
+        ("experiment,time,B\n1,-1,0.5\n", r"line 2: expected `data` with a `time` > 0, got '-1'"),
+        ("experiment,time,B\n1\n", r"line 2: expected `data` with a number in `time`, got ''"),
+        ("", r"line 1: expected `data` with the columns .*, got an empty file"),
+        (None, r"bad.csv: expected `data` with a CSV file in UTF-8, got .*No such file"),
+    ],
+)
+def test_bad_data_are_refused_before_any_work(text, said, tmp_path):
+    path = tmp_path / "bad.csv"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        find("implicit.kinetics").options(
+            reactions=["A -> B"], rates=[1.0], amounts=[{"A": 1.0}], observed=["B"], errors=[0.1], data=str(path)
+        )
 
 
 def test_a_permittivity_job_reports_its_error(tmp_path):
