@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ __all__ = [
     "plain",
     "reverse_levels",
     "top_level",
+    "uncompiled",
     "under_transform",
     "unwrapped",
 ]
@@ -34,6 +37,13 @@ def top_level() -> int:
 def under_transform() -> bool:
     """Whether a `torch.func` transform (grad, vjp, jvp, vmap, functionalize) or a forward-mode level is active."""
     return _functorch.peek_interpreter_stack() is not None or getattr(forward_ad, "_current_level") >= 0  # noqa: B009
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """A context in which functions of `torch.compile` run as they were written: where each torch call is looked at."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def is_wrapped(tensor: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -14,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from sciopt.domains.implicit.modules import modules_of
 from sciopt.domains.implicit.noise import Masks, Rewound, unfound
 from sciopt.hypergradients.precision import full_precision
-from sciopt.transforms import is_wrapped, under_transform
+from sciopt.transforms import is_wrapped, uncompiled, under_transform
 
 __all__ = ["Frozen"]
 
@@ -157,7 +158,9 @@ class Frozen:
 
         handle = register_module_forward_pre_hook(look)
         try:
-            yield
+            with uncompiled(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Using `torch.compile")  # our hook may well fire twice
+                yield
         finally:
             handle.remove()
         self.watched = True

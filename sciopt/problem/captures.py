@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from sciopt.transforms import carries_derivative, is_wrapped, level_of, plain, top_level
+from sciopt.transforms import carries_derivative, is_wrapped, level_of, plain, top_level, uncompiled
 
 __all__ = ["find_captures", "mark_derived", "substitute"]
 
@@ -82,7 +82,7 @@ def substitute(originals: Sequence[Tensor], replacements: Sequence[Tensor]) -> I
     if not originals:
         yield
         return
-    with _Substitution(originals, replacements):
+    with uncompiled(), _Substitution(originals, replacements):
         yield
 
 
@@ -113,7 +113,7 @@ def _record(function: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[tup
     recorder = _Recorder(inputs)
     token = _recorders.set((*_recorders.get(), recorder))
     try:
-        with torch.enable_grad(), recorder:
+        with torch.enable_grad(), uncompiled(), recorder:
             out = function(*inputs)
     finally:
         _recorders.reset(token)
