@@ -204,7 +204,7 @@ def _shortlist(
     if not len(codes):
         raise ValueError(_none_left("the search"))
     if options.polish:
-        best = polished(model, codes[: options.polish], weight)
+        best = space.settled(polished(model, codes[: options.polish], weight))
         codes = torch.cat([allowed.among(best, repair=True), codes])
     return best_candidates(space, optimistic, codes, 2 * n)[:wanted]
 
