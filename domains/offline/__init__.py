@@ -25,6 +25,7 @@ from sciopt.domains.offline.distillation import (
 )
 from sciopt.domains.offline.diversity import AbstractDiversity, Determinantal, SimilarityPenalty
 from sciopt.domains.offline.ehrlich import Ehrlich
+from sciopt.domains.offline.embedding_search import EmbeddingSearch
 from sciopt.domains.offline.embeddings import (
     AMINO_ACID_PROPERTIES,
     AbstractEmbedding,
@@ -126,6 +127,7 @@ __all__ = [
     "DistilledRuleSearch",
     "DistributionMatching",
     "Ehrlich",
+    "EmbeddingSearch",
     "Ensemble",
     "EvolutionarySearch",
     "ExhaustiveRanking",

@@ -93,8 +93,7 @@ class BIB(AbstractSearch):
         if not self.embedding.differentiable:
             raise TypeError(
                 f"BIB: expected an `embedding` that takes probabilities of letters, got {type(self.embedding).__name__}, "
-                "which embeds discrete designs alone. Wrap the module in LetterModel, or search with EvolutionarySearch or "
-                "PosteriorSearch."
+                "which embeds discrete designs alone. Wrap the module in LetterModel, or search with EmbeddingSearch."
             )
 
     def propose(

@@ -22,7 +22,7 @@ class SequenceModel(AbstractEmbedding):
     """Any function from strings to vectors, such as the mean hidden state of a language model.
 
     It is called in batches, without gradients, and once per sequence as long as the memory lasts. It embeds discrete
-    designs alone: use it with searches of the real design space.
+    designs alone: use it with `EmbeddingSearch`.
 
     Args:
         model: ``list of n strings -> (n, d)``, the same d always.
@@ -74,7 +74,7 @@ class SequenceModel(AbstractEmbedding):
         """See `AbstractEmbedding.relaxed`; raises."""
         raise TypeError(
             "SequenceModel: expected an embedding that takes probabilities of letters, got a black box on strings. Search "
-            "the real design space with it (EvolutionarySearch, PosteriorSearch), or wrap the module in LetterModel."
+            "the real design space with it (EmbeddingSearch), or wrap the module in LetterModel."
         )
 
     def _remember(self, fresh: dict[str, Tensor]) -> None:

@@ -16,6 +16,8 @@ from sciopt.domains.offline import (
     AbstractEmbedding,
     CategoricalSpace,
     Ehrlich,
+    EmbeddingSearch,
+    EvolutionarySearch,
     KMer,
     LetterPairs,
     OneHot,
@@ -207,6 +209,25 @@ def test_single_mutants_are_all_at_distance_one(generator: torch.Generator) -> N
         every = space.everything()
         expected = every[(hamming(every, design.unsqueeze(0)) == 1).squeeze(1)]
         assert torch.equal(torch.unique(mutants, dim=0), expected) and len(mutants) == 9
+
+
+def test_black_boxes_lead_a_search_of_the_real_space() -> None:
+    """A model that knows the landscape's own terms, as strings; a linear head on it is right."""
+    task = nk_landscape(length=6, neighbours=0, alphabet="ABC", seed=5)
+
+    def model(texts: list[str]) -> Tensor:
+        return torch.tensor([[float(text[i] == a) for i in range(6) for a in "ABC"] for text in texts])
+
+    search = EmbeddingSearch(
+        embedding=SequenceModel(model=model), members=1, train_steps=20, evolution=EvolutionarySearch(rounds=10)
+    )
+    made = search.propose(task.space, task.visible(), 8, generator=source())
+    report = evaluate_batch(task, made.designs)
+    assert report.best == 1.0 and report.distinct == 8 and report.unseen == 1.0 and made.predicted is not None
+    rest = without(task.space.everything(), task.visible().designs)
+    assert report.median > float(evaluate_batch(task, rest).scores.quantile(0.9))
+    with pytest.raises(ValueError, match="EmbeddingSearch: expected `members` >= 1, got 0"):
+        EmbeddingSearch(members=0)
 
 
 def test_bad_requests_say_what_was_expected() -> None:
