@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from scipy.optimize import brentq
 
 from sciopt.steppers import Dopri5, Tsit5
 from tests.steppers.cases import ADAPTIVE_CASES, F64, STEPPER_CASES, TEXTBOOK, solve, spiral
@@ -78,6 +79,18 @@ def test_detest_a5_stays_on_its_spiral(case):
     solver = case.adaptive(rtol=1e-6, atol=1e-6)
     value = solve(lambda t, y, _: (y - t) / (y + t), times, torch.tensor(4.0, dtype=F64), solver=solver).value
     assert spiral(times, value).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("case", ADAPTIVE_CASES, ids=str)
+def test_detest_a5_runs_backwards_along_its_spiral(case):
+    times = torch.linspace(20, 0, 5, dtype=F64)
+    low = (1e-6 - times).tolist()  # the spiral winds on below y = -t
+    on = lambda y, t: float(spiral(torch.tensor(t, dtype=F64), torch.tensor(y, dtype=F64)))  # noqa: E731
+    exact = torch.tensor([brentq(on, a, 10.0, args=(t,)) for a, t in zip(low, times.tolist(), strict=True)], dtype=F64)
+    assert exact[-1] == pytest.approx(4.0)
+    solver = case.adaptive(rtol=1e-6, atol=1e-6)
+    value = solve(lambda t, y, _: (y - t) / (y + t), times, exact[0].clone(), solver=solver).value
+    assert ((value - exact).abs() / exact.abs().clamp(min=1.0)).max() < 1e-4
 
 
 @pytest.mark.parametrize("case", ADAPTIVE_CASES, ids=str)

@@ -58,6 +58,19 @@ def test_programs_say_what_is_missing() -> None:
         quadratic_program(eye, one, G=torch.cat([eye, -eye]), h=-torch.ones(4, dtype=F64))
 
 
+def test_redundant_equality_rows_have_a_value_and_no_silent_derivative() -> None:
+    """x = p shifted onto the line x1 + x2 = 1, which two equal rows state; their multipliers are not unique."""
+    eye, one = torch.eye(2, dtype=F64), torch.ones(2, 2, dtype=F64)
+    p = torch.tensor([0.3, -0.2], dtype=F64, requires_grad=True)
+    x = quadratic_program(eye, p, A=one, b=one[0]).value
+    torch.testing.assert_close(x, torch.tensor([0.25, 0.75], dtype=F64), rtol=0, atol=1e-8)
+    with pytest.raises(SolveError, match="SINGULAR"):
+        x[0].backward()
+    x = quadratic_program(eye, p, A=one[:1], b=one[0, :1]).value
+    (grad,) = torch.autograd.grad(x[0], p)
+    torch.testing.assert_close(grad, torch.tensor([-0.5, 0.5], dtype=F64), rtol=0, atol=1e-8)
+
+
 def decay(theta: Tensor, _: object = None) -> Tensor:
     t = torch.linspace(0, 3, 12, dtype=F64)
     return theta[..., :1] * torch.exp(-theta[..., 1:2] * t) + theta[..., 2:3]
