@@ -12,7 +12,7 @@ from torch import Tensor
 from sciopt.domains.offline.proposal.batch import NOMINAL, Calibration, rank_correlation
 from sciopt.domains.offline.proposal.columns import SequenceColumn
 from sciopt.domains.offline.proposal.design_space import DesignSpace
-from sciopt.domains.offline.proposal.evidence import Evidence, Learned, held_out
+from sciopt.domains.offline.proposal.evidence import WEIGHT_SPREAD, Evidence, Learned, held_out
 from sciopt.domains.offline.proposal.families import AbstractFamily, Gaussian, StrandKernel, WideNetwork
 from sciopt.domains.offline.proposal.model import Observations, ScoreModel, design_points, feature_centre, fit_model
 from sciopt.domains.offline.proposal.score_transforms import (
@@ -29,6 +29,8 @@ __all__ = ["calibrate", "choose_model"]
 
 LEARNING_ROWS = 600  # rows from which weights, noise, family and transform are learned
 HELD_OUT = 500  # rows of the test where leave-one-out is too dear; at most a tenth of them
+ROWS_PER_GROUP = 10  # rows for each weight that positions of sequences need to have their own
+POSITION_SPREAD = 0.5  # prior standard deviation of the logarithms of their weights
 FEW = 5  # rows below which nothing but the prior chooses
 OUTLIER = 4.0  # standardised errors beyond it count as this much
 PRIOR_ROWS = 10.0  # rows that the model's own deviations count for
@@ -153,8 +155,7 @@ def choose_model(
     model, calibration, _ = calibrate(model, data, generator)
     lines.append(f"A Gaussian process with {family.describe()}, on {transform.describe()}.")
     learned_from = "" if some is data else f", learned from {len(some)} of {len(data)} rows"
-    typical = learned.weights / family.typical_weights(space).to(learned.weights)
-    shown = ", ".join(f"{name} {value:.2g}" for name, value in zip(space.names, typical.tolist(), strict=True))
+    shown = _shown(space, learned.weights, family)
     if len(data) < FEW:
         lines.append(
             f"With {len(data)} rows nothing was learned but the level of the scores; kernel and noise are typical."
@@ -174,6 +175,18 @@ def choose_model(
             f"The solve for {len(data)} rows ended with {model.fit.status.name}, residual {model.fit.residual:.1e}."
         )
     return model, calibration, lines
+
+
+def _shown(space: DesignSpace, weights: Tensor, family: AbstractFamily) -> str:
+    """Weights over typical ones; of a sequence with weights by position the range."""
+    typical = family.typical_weights(space).tolist()
+    groups = space.groups if len(weights) == len(space.groups) else [(k, 0) for k in range(len(space.columns))]
+    texts = []
+    for index, name in enumerate(space.names):
+        pairs = zip(groups, weights.tolist(), strict=True)
+        mine = [f"{weight / typical[index]:.2g}" for (column, _), weight in pairs if column == index]
+        texts.append(f"{name} {mine[0]}" if len(mine) == 1 else f"{name} {' '.join(mine)} (by position)")
+    return ", ".join(texts)
 
 
 def _transforms(scores: Tensor) -> list[AbstractScoreTransform]:
@@ -197,9 +210,13 @@ def _learned(
     maximize: bool,
 ) -> Learned:
     """Weights and ridge by evidence; the typical ones for a few rows."""
-    typical = family.typical_weights(space).to(data.scores)
+    typical, spread = family.typical_weights(space).to(data.scores), None
     if len(data) < FEW:
         return Learned(weights=typical, ridge=1e-2, status=Status.CONVERGED, evidence=0.0)
+    if strands is None and len(space.groups) > len(space.columns) and len(data) >= ROWS_PER_GROUP * len(space.groups):
+        owners = torch.tensor([column for column, _ in space.groups], device=typical.device)
+        several = torch.bincount(owners)[owners] > 1
+        typical, spread = typical[owners], torch.where(several, POSITION_SPREAD, WEIGHT_SPREAD).to(typical)
     latent = transform.forward(data.scores)
     targets = (latent - latent.mean()) / latent.std(correction=0)
     centre = feature_centre(space, data.codes, strands)
@@ -209,5 +226,6 @@ def _learned(
         targets=targets if maximize else -targets,
         mass=data.mass,
         typical=typical,
+        spread=spread,
     )
     return problem.maximise()

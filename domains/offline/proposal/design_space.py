@@ -17,6 +17,7 @@ from sciopt.domains.offline.proposal.columns import AbstractColumn, NumberColumn
 __all__ = ["DesignSpace"]
 
 ENUMERABLE = 300_000
+POSITIONS = 16  # longer sequences have one weight for all of their letters
 Row = Mapping[str, Any]
 
 
@@ -144,6 +145,25 @@ class DesignSpace:
         """Index of the column of each feature, int64 ``(features,)``."""
         counts = torch.tensor([column.width * max(1, column.choices) for column in self.columns], device="cpu")
         return torch.arange(len(self.columns), device="cpu").repeat_interleave(counts)
+
+    @cached_property
+    def groups(self) -> list[tuple[int, int]]:
+        """Column and position of each group of features that may have a weight of its own.
+
+        Positions of sequences of up to 16 letters count apart; other columns are one group each.
+        """
+        apart = [(k, c) for k, c in enumerate(self.columns)]
+        return [(k, at) for k, c in apart for at in range(c.width if c.width <= POSITIONS else 1)]
+
+    @cached_property
+    def feature_group(self) -> Tensor:
+        """Index of the group of each feature, int64 ``(features,)``."""
+        counts = []
+        for k, at in self.groups:
+            column = self.columns[k]
+            whole = column.width if column.width > POSITIONS and at == 0 else 1
+            counts.append(whole * max(1, column.choices))
+        return torch.arange(len(counts), device="cpu").repeat_interleave(torch.tensor(counts, device="cpu"))
 
     def distance(self, left: Tensor, right: Tensor) -> Tensor:
         """Mean difference over the columns, in [0, 1]: ``(n, m)``.

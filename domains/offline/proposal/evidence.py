@@ -18,7 +18,7 @@ from sciopt.solution import Status
 
 __all__ = ["Evidence", "Learned", "held_out"]
 
-WEIGHT_SPREAD = 1.0  # prior standard deviations of logarithms
+WEIGHT_SPREAD = 1.0  # prior standard deviations of logarithms, unless given
 RIDGE, RIDGE_SPREAD = 1e-2, 2.0
 LEAST, MOST = 1e-6, 1e2  # of the ridge, relative to the kernel's mean diagonal
 
@@ -59,6 +59,7 @@ class Evidence:
         targets: ``(n,)``, standardised.
         mass: multiplicities ``(n,)``.
         typical: prior medians of the weights ``(c,)``.
+        spread: prior standard deviations of their logarithms ``(c,)``; None: 1.
 
     Example:
         >>> from sciopt.kernels import RBF
@@ -79,6 +80,7 @@ class Evidence:
     targets: Tensor
     mass: Tensor
     typical: Tensor
+    spread: Tensor | None = None
 
     def matrix(self, phi: dict[str, Tensor]) -> Tensor:
         """``K / mean diagonal + ridge / mass``."""
@@ -97,7 +99,8 @@ class Evidence:
             factor, _ = torch.linalg.cholesky_ex(self.matrix(phi))
             count = len(self.targets)
             fitted = 0.5 * count * (self.targets @ theta / count).log() + factor.diagonal().log().sum()
-            pull = ((phi["weights"] - self.typical.log()) / WEIGHT_SPREAD).square().sum()
+            width = WEIGHT_SPREAD if self.spread is None else self.spread
+            pull = ((phi["weights"] - self.typical.log()) / width).square().sum()
             return fitted + 0.5 * (pull + ((phi["ridge"].exp() / RIDGE).log() / RIDGE_SPREAD).square())
 
         return BilevelProblem(inner=Minimize(inner), outer_loss=outer)

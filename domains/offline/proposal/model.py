@@ -68,7 +68,7 @@ class ScoreModel:
     Args:
         space: the columns.
         family: of the kernel.
-        weights: of the columns ``(c,)``.
+        weights: of the columns ``(c,)``, or of the groups of features ``(g,)``, see `DesignSpace.groups`.
         centre: of the features ``(f,)``.
         strands: the symmetry, or None.
         transform: of scores.
@@ -183,7 +183,8 @@ def design_points(
         >>> design_points(space, torch.ones(1, 1), Gaussian(), 3 * one, 0 * one, None)
         tensor([[1.5000]])
     """
-    spread = weights[space.feature_owner.to(weights.device)]
+    owner = space.feature_owner if len(weights) == len(space.columns) else space.feature_group
+    spread = weights[owner.to(weights.device)]
     forms = [codes] if strands is None else [codes, strands.image(codes)]
     made = [family.points((space.features(form) - centre) * spread) for form in forms]
     return made[0] if strands is None else torch.stack(made, 1)
@@ -213,7 +214,7 @@ def fit_model(
         space: the columns.
         data: what was measured, at least two different scores.
         family: of the kernel.
-        weights: of the columns ``(c,)``.
+        weights: of the columns ``(c,)``, or of the groups of features ``(g,)``, see `DesignSpace.groups`.
         ridge: noise variance of one measurement over the kernel's mean diagonal; raised to the spread of repeats.
         transform: of the scores.
         strands: the symmetry, or None.

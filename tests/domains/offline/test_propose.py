@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -128,7 +126,7 @@ def test_the_same_seed_gives_the_same_batch(generator: torch.Generator) -> None:
 
 
 def test_rounds_of_proposals_climb() -> None:
-    task = nk_landscape(length=7, neighbours=1, alphabet="ACGT", seed=1)
+    task = nk_landscape(length=6, neighbours=1, alphabet="ACGT", seed=3)
     generator = torch.Generator().manual_seed(0)
     designs = task.space.random(40, generator)
     sequences = task.space.decode(designs)
@@ -136,15 +134,15 @@ def test_rounds_of_proposals_climb() -> None:
     low, high = task.bounds
     found = []
     for round_ in range(3):
-        batch = propose(sequences, scores, n=20, seed=round_, options=replace(QUICK, dense_rows=500))
+        batch = propose(sequences, scores, n=20, seed=round_, options=QUICK)
         new = [row["sequence"] for row in batch.rows]
         assert not set(new) & set(sequences)
         made = task.score(task.space.encode(new)).tolist()
         found.append((sum(made) / 20 - low) / (high - low))
         sequences, scores = sequences + new, scores + made
-    assert found[2] > found[0] + 0.03
-    chance = task.score(task.space.everything())
-    assert max(scores) > float(torch.quantile(chance, 0.9995))
+    assert found[2] > found[1] > found[0] + 0.05
+    best, start = ((max(part) - low) / (high - low) for part in (scores, scores[:40]))
+    assert best > 0.99 and start < 0.8
 
 
 @pytest.mark.parametrize(

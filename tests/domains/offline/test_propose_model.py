@@ -223,3 +223,27 @@ def test_the_route_for_many_rows_agrees_with_the_dense_one(generator: torch.Gene
     made, calibration, _ = calibrate(many, data, generator)
     assert calibration.method.endswith("rows held out") and len(calibration.observed) < 400
     assert abs(calibration.rmse - 0.05) < 0.02 and 0.7 < made.stretch < 1.4
+
+
+def test_positions_of_sequences_have_weights_of_their_own(generator: torch.Generator) -> None:
+    space = DesignSpace((SequenceColumn(name="s", length=4, alphabet="ACGT"), NumberColumn(name="x", low=0, high=1)))
+    assert space.groups == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]
+    assert torch.bincount(space.feature_group).tolist() == [4, 4, 4, 4, 1]
+    long = DesignSpace(
+        (SequenceColumn(name="s", length=30, alphabet="AC"), CategoryColumn(name="c", levels=("u", "v")))
+    )
+    assert long.groups == [(0, 0), (1, 0)] and torch.bincount(long.feature_group).tolist() == [60, 2]
+    codes = space.random(80, generator)
+    scores = (codes[:, 2] == 1) * 2.0 + (codes[:, 2] == 3) * (codes[:, 1] == 0) + 0.1 * randn(80, generator=generator)
+    model, calibration, lines = choose_model(
+        space,
+        observed(codes, scores),
+        strands=None,
+        maximize=True,
+        generator=generator,
+        families=(Gaussian(),),
+        dense_rows=99,
+    )
+    position = model.weights[:4]
+    assert int(position.argmax()) == 2 and float(position[2]) > 2 * float(position[3])
+    assert "(by position)" in lines[1] and calibration.rmse < 0.2  # the noise is 0.1
