@@ -119,6 +119,7 @@ class _Search:
         self.threshold = (
             2 * math.log(pairs)
         ) ** 0.5 + 1.5  # of a pair's statistic: rarely reached by independent noise
+        self.stable: set[tuple[Motif, frozenset[Motif]]] = set()  # motifs that nothing improves beside these others
         self.whole: set[Motif] = set()  # motifs that were not worth a split
         self.cut = (self.threshold - 1) ** 2  # of the gain of one letter
 
@@ -143,6 +144,9 @@ class _Search:
 
     def improve(self, index: int) -> bool:
         """Add, exchange and drop letters of one motif while the others stand still; whether anything changed."""
+        key = (self.motifs[index], frozenset(self.motifs))
+        if key in self.stable:
+            return False
         self.refit()
         left, weight = self.target(index)
         motif = start = self.motifs[index]
@@ -170,6 +174,8 @@ class _Search:
             elif reached > gain * (1 + 1e-6):
                 motif, gain = other, reached
         self.motifs[index] = motif
+        if motif == start:
+            self.stable.add(key)
         return motif != start
 
     def prune(self) -> bool:
@@ -261,25 +267,26 @@ class _Search:
                 break
             self.grow()
 
-    def chance(self, index: int) -> float:
-        """Of any pair as strong as the strongest of this motif, under the null."""
-        left, weight = self.target(index)
-        statistics = pair_statistics(self.space, self.designs, left, weight, self.span)
-        elements = self.motifs[index].elements
-        own = max(
-            float(statistics[o2 - o1 - 1, a1, a2])
-            for k, (o1, a1) in enumerate(elements)
-            for o2, a2 in elements[k + 1 :]
-        )
-        draws = self.options.draws
-        maxima = null_maxima(self.space, self.designs, left, weight, self.span, draws, self.generator)
-        return tail(own, maxima)
+    def chances(self) -> list[float]:
+        """Of any pair as strong as the strongest of each motif, in what the other motifs leave, under the null."""
+        if not self.motifs:
+            return []
+        self.refit()
+        lefts = torch.stack([self.target(index)[0] for index in range(len(self.motifs))])
+        weight, draws = self.effects.weight, self.options.draws
+        maxima = null_maxima(self.space, self.designs, lefts, weight, self.span, draws, self.generator)
+        out = []
+        for motif, left, null in zip(self.motifs, lefts, maxima, strict=True):
+            statistics = pair_statistics(self.space, self.designs, left, weight, motif.span)
+            pairs = [(one, two) for k, one in enumerate(motif.elements) for two in motif.elements[k + 1 :]]
+            out.append(tail(max(float(statistics[o2 - o1 - 1, a1, a2]) for (o1, a1), (o2, a2) in pairs), null))
+        return out
 
     def finished(self) -> MotifModel:
         """Only motifs that stand out against the null, in what the others leave unexplained."""
         self.motifs = list(dict.fromkeys(self.motifs))
         self.prune()
-        chances = [self.chance(index) for index in range(len(self.motifs))]
+        chances = self.chances()
         kept = [k for k, chance in enumerate(chances) if chance <= self.options.level]
         self.motifs = [self.motifs[k] for k in kept]
         self.refit()

@@ -37,32 +37,38 @@ def pair_statistics(space: CategoricalSpace, designs: Tensor, residual: Tensor, 
         >>> int(pair_statistics(space, designs, value, torch.ones(32, dtype=torch.float64), 2).argmax())
         1
     """
-    n, letters = len(designs), space.letters
+    return _statistics(space, designs, residual.unsqueeze(0), weight, span).squeeze(0)
+
+
+def _statistics(space: CategoricalSpace, designs: Tensor, residuals: Tensor, weight: Tensor, span: int) -> Tensor:
+    """`pair_statistics` of several residuals ``(c, n)`` at once."""
+    n, letters, rows = len(designs), space.letters, len(residuals)
     used = (weight > 0).to(torch.float32)
-    left = (weight * centred(residual, weight)).to(torch.float32)
-    sums = torch.stack([left, weight.to(torch.float32), used])
-    total = sums[1].sum()
-    out = designs.new_zeros(span - 1, letters * letters, dtype=torch.float32)
+    left = torch.stack([weight * centred(residual, weight) for residual in residuals]).to(torch.float32)
+    sums = torch.cat([left, weight.to(torch.float32).unsqueeze(0), used.unsqueeze(0)])
+    total = sums[rows].sum()
+    out = designs.new_zeros(rows, span - 1, letters * letters, dtype=torch.float32)
     for shift in range(1, span):
         present = torch.zeros(n, letters * letters, dtype=torch.float32, device=designs.device)
         present.scatter_(1, designs[:, :-shift] * letters + designs[:, shift:], 1.0)
-        gain, mass, count = sums @ present
+        summed = sums @ present
+        gain, mass, count = summed[:rows], summed[rows], summed[rows + 1]
         spread = mass * (1 - mass / total)
         enough = (count >= LEAST) & (used.sum() - count >= LEAST) & (spread > 1e-6 * total)
-        out[shift - 1] = torch.where(enough, gain / spread.clamp(min=1e-30).sqrt(), 0.0)
+        out[:, shift - 1] = torch.where(enough, gain / spread.clamp(min=1e-30).sqrt(), 0.0)
     return out.unflatten(-1, (letters, letters))
 
 
 def null_maxima(
     space: CategoricalSpace,
     designs: Tensor,
-    residual: Tensor,
+    residuals: Tensor,
     weight: Tensor,
     span: int,
     draws: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Largest pair statistics ``(draws,)`` after renaming the letters, at each position by a permutation of its own.
+    """Largest pair statistics ``(c, draws)`` of residuals ``(c, n)`` after renaming letters at each position independently.
 
     What depends on positions, families of related designs included, stays as it is; a pattern that may stand anywhere is
     destroyed. The largest statistic over all pairs controls the rate at which any false pattern is found.
@@ -71,8 +77,8 @@ def null_maxima(
     for _ in range(draws):
         order = torch.rand(space.length, space.letters, generator=generator, device=generator.device).argsort(-1)
         renamed = order.to(designs.device)[torch.arange(space.length, device=designs.device), designs]
-        largest.append(pair_statistics(space, renamed, residual, weight, span).amax())
-    return torch.stack(largest).to(torch.float64)
+        largest.append(_statistics(space, renamed, residuals, weight, span).flatten(1).amax(-1))
+    return torch.stack(largest, -1).to(torch.float64)
 
 
 def tail(statistic: float, maxima: Tensor) -> float:
@@ -107,6 +113,8 @@ def extension_gains(
     length, letters = space.length, space.letters
     taken, last = set(motif.offsets), motif.span - 1
     places = [t for t in range(last - span + 1, span) if t not in taken]
+    if not places:
+        return designs.new_zeros(0), residual.new_zeros(0, letters, dtype=torch.float32)
     found = motif.found(designs)
     sums = torch.stack([weight * residual, weight, (weight > 0).to(weight)]).to(torch.float32)
     kinds = torch.arange(len(motif) + 1, device=designs.device)
