@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -181,7 +183,7 @@ def test_priors_lead_the_evolutionary_search() -> None:
     first = lambda designs: 10.0 * (designs[:, 0] == 1)  # noqa: E731
     led = EvolutionarySearch(rounds=6, prior=first)
     designs = led.propose(task.space, task.visible(), 8, generator=torch.Generator().manual_seed(0))
-    assert bool((designs.designs[:, 0] == 1).all())
+    assert bool((designs.designs[:, 0] == 1).all()) and designs.predicted is not None
     assert float(designs.predicted.max()) < 2.0  # the surrogate's own prediction, without the prior
     nothing = EvolutionarySearch(rounds=6, prior=lambda designs: torch.zeros(len(designs), dtype=torch.float64))
     one = plain.propose(task.space, task.visible(), 8, generator=torch.Generator().manual_seed(0))
@@ -196,7 +198,8 @@ def test_bad_requests_are_refused(generator: torch.Generator) -> None:
         extract_rules(space, constant, generator=generator)
     with pytest.raises(ValueError, match=r"Motif: expected `offsets` that ascend from 0"):
         Motif(letters=(0, 1), offsets=(0, 0))
-    for name, value in (("span", 1), ("letters", 1), ("level", 0.0), ("draws", 3), ("motifs", 0), ("sweeps", -1)):
+    refused: dict[str, Any] = {"span": 1, "letters": 1, "level": 0.0, "draws": 3, "motifs": 0, "sweeps": -1}
+    for name, value in refused.items():
         with pytest.raises(ValueError, match=f"Discovery: expected `{name}`"):
             Discovery(**{name: value})
     with pytest.raises(ValueError, match="extract_rules: expected `permutations` >= 10"):
