@@ -12,6 +12,7 @@ from torch import Tensor
 from sciopt.checks import check_option
 from sciopt.domains.offline.bdi import BDI, bidirectional_problem
 from sciopt.domains.offline.distillation.matching import (
+    SMALL,
     UNROLLED,
     AbstractDistance,
     AbstractMatching,
@@ -196,7 +197,7 @@ class TrajectoryMatching(AbstractMatching):
         expert_steps: M, of the expert, on the data.
         latest_start: starts are spread over the expert's first ``latest_start`` steps.
         expert_step_size: of gradient descent on the data.
-        step_size: at which the student's learned step starts.
+        step_size: at which the student's learned step starts; None: at which the best visible designs come nearest.
         distance: between the displacements of student and expert.
 
     Raises:
@@ -222,7 +223,7 @@ class TrajectoryMatching(AbstractMatching):
     expert_steps: int = 100
     latest_start: int = 0
     expert_step_size: float = 0.1
-    step_size: float = 0.01
+    step_size: float | None = None
     distance: AbstractDistance = field(default_factory=SquaredDistance)
 
     def __post_init__(self) -> None:
@@ -231,7 +232,8 @@ class TrajectoryMatching(AbstractMatching):
         check_steps("TrajectoryMatching", "latest_start", self.latest_start, 0)
         for name in ("step_size", "expert_step_size"):
             value = getattr(self, name)
-            check_option("TrajectoryMatching", name, value, value > 0, "> 0", "Leave the default.")
+            ok = value is None or value > 0
+            check_option("TrajectoryMatching", name, value, ok, "> 0", "Leave the default.")
 
     def state(self, lesson: Lesson, *, generator: torch.Generator) -> MatchingProblem:
         """See `AbstractMatching.state`; the experts are trained here."""
@@ -246,14 +248,27 @@ class TrajectoryMatching(AbstractMatching):
             assert isinstance(product, Tensor) and isinstance(own, Tensor)
             return self.distance.between(product, own, other.expand(own.shape)).mean(-1)
 
+        step_size = self._nearest_step(first, wanted, lesson) if self.step_size is None else self.step_size
         return MatchingProblem(
             lesson=lesson,
-            inner=training(self.num_steps, self.step_size, lesson.target),
+            inner=training(self.num_steps, step_size, lesson.target),
             start=settled_start(first, self.num_steps),
             mismatch=mismatch,
             method=UNROLLED,
-            log_step=math.log(self.step_size),
+            log_step=math.log(step_size),
         )
+
+    def _nearest_step(self, first: Weights, wanted: Weights, lesson: Lesson) -> float:
+        """The step of least squares, to first order, for the best visible designs on their own; positive."""
+        best = lesson.points[lesson.targets.argsort(descending=True)[:16]].unsqueeze(1)
+        with torch.no_grad():
+            pull = loss_gradient(first, best, lesson.target, 1.0)
+            along = torch.stack([-(pull[name] * wanted[name]).sum((-1, -2)) for name in pull]).sum(0)
+            own = torch.stack([value.square().sum((-1, -2)) for value in pull.values()]).sum(0)
+            other = torch.stack([value.square().sum((-1, -2)) for value in wanted.values()]).sum(0)
+            length = (other / (own + SMALL)).sqrt().mean()
+            cosine = (along * torch.rsqrt(own * other + SMALL)).mean()
+        return max(float(length * cosine.clamp(min=0.1)) / self.num_steps, 1e-12)
 
     def _experts(self, weights: Weights, lesson: Lesson) -> tuple[Weights, Weights]:
         """Where each student starts ``(1, networks, ...)``, and how far its expert goes from there."""
