@@ -177,7 +177,10 @@ class Walk:
                 bar = self.segment(segment, start, bar)
             stop = start
         out: list[Tensor | None] = [None] * (1 + len(self.leaves))
-        out[0] = (bar + self.seeds[0]).reshape(self.shape)
+        bar = bar + self.seeds[0]
+        if tape.cut is not None:
+            bar = torch.where(tape.cut.failed.unsqueeze(-1), 0.0, bar)
+        out[0] = bar.reshape(self.shape)
         for place, total, leaf in zip(self.wanted, self.totals, self.inputs, strict=True):
             out[1 + place] = torch.zeros_like(leaf) if total is None else total
         if self.times_at is not None:

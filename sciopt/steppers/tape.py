@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sciopt.steppers.field import Field
+from sciopt.transforms import under_transform
 
 __all__ = ["Cut", "Grid", "Segment", "Tape", "borrowed"]
 
@@ -107,6 +108,14 @@ class Tape:
                     here = mine == slot
                     rest_y[rows[here]], rest_t[rows[here]] = segment.y[slot][here], segment.t[slot][here]
                 first += len(segment.t)
+        if not under_transform():  # one that failed at once may stand where its right-hand side has no derivative
+            field = self.segments[0].field
+            with torch.enable_grad():
+                point = rest_y.detach().requires_grad_()
+                out = field(rest_t, point)
+            if out.requires_grad:
+                slope = torch.autograd.grad(out, point, torch.zeros_like(out))[0]
+                rest_y = borrowed(rest_y, ~(failed & ~torch.isfinite(slope).all(-1)))
         self.cut = Cut(failed, rest_t, rest_y)
 
     def grid(self) -> Grid:

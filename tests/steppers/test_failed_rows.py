@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sciopt import InitialValue, best_response
+from sciopt.hypergradients import HypergradientWarning, InterpolatedAdjoint
 from sciopt.solution import Solution, Status
 from sciopt.steppers import AbstractOneStep, Kvaerno5, Rodas5P, Tsit5
 
@@ -101,3 +102,43 @@ def test_when_all_rows_fail_the_gradient_is_zero() -> None:
     rate = torch.tensor(0.7, dtype=F64, requires_grad=True)
     value = decay(torch.tensor([1]), Kvaerno5(), rate, START).value
     assert torch.autograd.grad(value.sum(), rate)[0] == 0
+
+
+@pytest.mark.parametrize("solver", [Tsit5(), Tsit5(compiled=True)], ids=["eager", "compiled"])
+def test_a_row_that_fails_at_once_where_its_derivative_is_infinite(solver: AbstractOneStep) -> None:
+    """Row 1 starts at zero under a root and is not defined just above: its slope is finite there, its derivative is not."""
+    start = torch.tensor([[1.0], [0.0], [2.0]], dtype=F64)
+    row = torch.tensor([[False], [True], [False]])
+
+    def gradients(rows: Tensor) -> tuple[Tensor, Tensor]:
+        rate, y0 = torch.tensor(0.7, dtype=F64, requires_grad=True), start.clone().requires_grad_()
+        wall = row[rows]
+
+        def slope(t: Tensor, y: Tensor, rate: Tensor) -> Tensor:
+            return torch.sqrt(rate * y) + torch.where(wall, torch.where((y > 0) & (y < 0.5), torch.nan, 1.0), 0.0)
+
+        problem = InitialValue(slope, TIMES, batch_ndim=1)
+        solution = best_response(problem, rate, init=y0[rows], solver=solver, throw=False)
+        assert bool((solution.status_code[wall.squeeze(-1)] != 0).all()) and bool(solution.converged[0])
+        rate_bar, y_bar = torch.autograd.grad(solution.value.square().sum(), [rate, y0])
+        return rate_bar, y_bar
+
+    rate, y0 = gradients(torch.arange(3))
+    true_rate, true_y0 = gradients(HEALTHY)
+    assert y0[1] == 0
+    torch.testing.assert_close(rate, true_rate, rtol=1e-11, atol=0)
+    torch.testing.assert_close(y0[HEALTHY], true_y0[HEALTHY], rtol=1e-11, atol=0)
+
+
+def test_continuous_adjoints_drop_what_comes_from_failed_rows() -> None:
+    rate, start = torch.tensor(0.7, dtype=F64), START.clone().requires_grad_()
+
+    def of(edge: Tensor) -> InitialValue:
+        return InitialValue(lambda t, y, rate: -rate * torch.sqrt(edge.unsqueeze(-1) - t) * y, TIMES, batch_ndim=1)
+
+    method = InterpolatedAdjoint(measure=False)
+    solution = best_response(of(EDGE), rate, init=start, solver=Tsit5(), hypergradient=method, throw=False)
+    with pytest.warns(HypergradientWarning, match=r"1 of 3 problems \(rows 1\)"):
+        (grad,) = torch.autograd.grad(solution.value.square().sum(), start)
+    assert int(solution.status_code[1]) == int(Status.NONFINITE)
+    assert (grad[1] == 0).all() and bool((grad[HEALTHY].abs() > 0.1).all())
