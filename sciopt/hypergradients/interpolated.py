@@ -14,6 +14,8 @@ from sciopt.hypergradients.adjoint_march import Law, exact_walk, forward, one_st
 from sciopt.hypergradients.continuous import AbstractContinuousAdjoint, Trial, run_continuous
 from sciopt.solution import Solution
 from sciopt.steppers.abstract import AbstractOneStep, Attempt
+from sciopt.steppers.kvaerno5 import Kvaerno5
+from sciopt.steppers.rodas5p import Rodas5P
 from sciopt.steppers.tape import Tape
 
 __all__ = ["Backsolve", "InterpolatedAdjoint"]
@@ -30,8 +32,8 @@ class InterpolatedAdjoint(AbstractContinuousAdjoint):
     the forward states and, in the backward pass, the dense output.
 
     Args:
-        solver: the stepper of the adjoint equation; None: that of the state. (For a state by `Rodas5P` name another:
-            Rosenbrock methods use the slope in time, and take small steps across the interpolant's kinks.)
+        solver: the stepper of the adjoint equation; None: that of the state, but `Kvaerno5` of the same tolerances for a state
+            by `Rodas5P`: Rosenbrock methods use the slope in time, and take small steps across the interpolant's kinks.
         measure: note the relative error against the exact discrete adjoint, at its cost.
 
     Raises:
@@ -69,10 +71,17 @@ class InterpolatedAdjoint(AbstractContinuousAdjoint):
             return path.at(t, rows), marched
 
         law = Law(trial.field.size, look, lambda k, adjoint: adjoint)
-        return pull_backwards("InterpolatedAdjoint", trial, self.solver or forward_stepper, law, cotangent)
+        return pull_backwards("InterpolatedAdjoint", trial, self.solver or backwards(forward_stepper), law, cotangent)
 
     def exact(self, trial: Trial, memory: Any, cotangent: Tensor) -> list[Tensor]:
         return exact_walk(one_step_of("InterpolatedAdjoint", trial.request.solver, "solver"), memory, trial, cotangent)
+
+
+def backwards(stepper: AbstractOneStep) -> AbstractOneStep:
+    """What solves the adjoint of a state by this stepper."""
+    if not isinstance(stepper, Rodas5P) or stepper.num_steps is not None:
+        return stepper
+    return Kvaerno5(rtol=stepper.rtol, atol=stepper.atol, max_steps=stepper.max_steps)
 
 
 @final

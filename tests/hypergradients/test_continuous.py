@@ -9,6 +9,7 @@ import torch
 
 from sciopt import BilevelProblem, InitialValue, Minimize, SolveError, best_response, hypergradient
 from sciopt.hypergradients import Backsolve, HypergradientWarning, InterpolatedAdjoint, TorchDiffEqAdjoint, Unrolled
+from sciopt.hypergradients.interpolated import backwards
 from sciopt.steppers import RK4, Dopri5, Kvaerno5, Rodas5P, TorchDiffEq, TorchDiffEqMethod, Tsit5
 
 TIGHT = Tsit5(rtol=1e-9, atol=1e-11)
@@ -190,3 +191,16 @@ def test_what_does_not_fit_is_refused():
 def test_fixed_steps_of_torchdiffeq_have_an_adjoint_too(generator):
     case, solver = Case(generator), TorchDiffEq(method=TorchDiffEqMethod.RK4, num_steps=100)
     assert_near(case.gradient(TorchDiffEqAdjoint(), solver), case.gradient(Unrolled(), TIGHT), 1e-5)
+
+
+def test_the_adjoint_of_a_rosenbrock_state_goes_by_another_stepper() -> None:
+    """Rosenbrock methods are slow across an interpolant's kinks: the default is Kvaerno5 at the same tolerances."""
+    rate = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    one = torch.ones((), dtype=torch.float64)
+    decay = InitialValue(lambda t, y, rate: -rate * y, times=torch.tensor([0.0, 1.0], dtype=torch.float64))
+    solver = Rodas5P(rtol=1e-7, atol=1e-9, max_steps=500)
+    assert backwards(solver) == Kvaerno5(rtol=1e-7, atol=1e-9, max_steps=500)
+    assert backwards(Tsit5()) == Tsit5()
+    best_response(decay, rate, init=one, solver=solver, hypergradient=InterpolatedAdjoint()).value[-1].backward()
+    assert rate.grad is not None
+    torch.testing.assert_close(rate.grad, -torch.exp(-rate.detach()), rtol=1e-5, atol=0)

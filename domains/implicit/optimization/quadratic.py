@@ -50,7 +50,8 @@ def quadratic_program(
         p: ``(*batch, n)``; its shape is that of the batch, to which the others broadcast.
         G: inequalities ``(*batch, q, n)``, given together with h; None: none.
         h: their bounds ``(*batch, q)``.
-        A: equalities ``(*batch, m, n)``, given together with b; None: none.
+        A: equalities ``(*batch, m, n)``, given together with b; None: none. Rows that repeat others do no harm to the value,
+            but their multipliers are not unique and a derivative fails as SINGULAR: leave them out.
         b: their values ``(*batch, m)``.
         solver: None: ``InteriorPoint()``.
         hypergradient: None: ``Implicit(LU())``.
