@@ -205,6 +205,7 @@ class _Search:
 
     def split(self) -> bool:
         """Cut a motif that has swallowed parts of two into these; whether it was worth it."""
+        interleaved = not isinstance(self.scale, ProductScale)  # whose fits take too long for all subsets
         for index, motif in enumerate(self.motifs):
             if len(motif) < 4 or self.effects.explained >= EXPLAINED or motif in self.whole:
                 continue
@@ -212,7 +213,7 @@ class _Search:
             for mask in range(1, 1 << (len(motif) - 1)):  # the last letter is always in the second part
                 one = [e for k, e in enumerate(motif.elements) if mask >> k & 1]
                 two = [e for k, e in enumerate(motif.elements) if not mask >> k & 1]
-                if min(len(one), len(two)) < 2:
+                if min(len(one), len(two)) < 2 or (one[-1] > two[0] and not interleaved):
                     continue
                 self.motifs = [*known[:index], motif_of(one), *known[index + 1 :], motif_of(two)]
                 self.refit()

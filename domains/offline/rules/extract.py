@@ -51,9 +51,9 @@ def extract_rules(
 
     Example:
         >>> from sciopt.domains.offline import nk_landscape
-        >>> task = nk_landscape(length=8, neighbours=0, alphabet="ABC", seed=1)
+        >>> task = nk_landscape(length=6, neighbours=0, alphabet="ABC", seed=1)
         >>> rules = extract_rules(task.space, task.visible(), generator=torch.Generator().manual_seed(0))
-        >>> len(rules.motifs), len(rules.letters) > 8
+        >>> len(rules.motifs), len(rules.letters) > 3
         (0, True)
     """
     check_option("extract_rules", "level", level, 0 < level < 1, "in (0, 1)", "0.01 is strict.")
