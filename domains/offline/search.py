@@ -24,6 +24,7 @@ class Proposal:
     Args:
         designs: int64 ``(count, length)``.
         predicted: the search's own prediction of their scores ``(count,)``, in units of the scores; None: it has none.
+        notes: what one should know of this run: a guard that acted, tuning that was turned down, a fallback that was taken.
 
     Example:
         >>> Proposal(designs=torch.zeros(2, 3, dtype=torch.int64)).predicted is None
@@ -32,6 +33,7 @@ class Proposal:
 
     designs: Tensor
     predicted: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
 
 class AbstractSearch(ABC):

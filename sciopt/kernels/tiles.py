@@ -197,6 +197,8 @@ class _Request:
 def blocks(left: Tensor, right: Tensor, tile: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:
     """Tiles of a matrix, or of its lower triangle in square tiles; smaller ones for sequences, whose positions pair up."""
     rows, columns = len(left), len(right)
+    if not rows or not columns:
+        return
     tile = max(1, tile // (left.shape[1] ** 2 if left.ndim == 3 else 1))
     if symmetric:
         side = max(1, int(tile**0.5))

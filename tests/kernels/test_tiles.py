@@ -157,3 +157,10 @@ def test_bad_calls_say_what_was_expected() -> None:
         gram(Embedded(embedding=lambda p: p[:2], kernel=Linear()), x)
     with pytest.raises(ValueError, match="with_kernel_tensors: expected 0 `tensors`, got 1"):
         with_kernel_tensors(Linear(), [torch.ones(())])
+
+
+def test_an_empty_set_of_points_gives_an_empty_matrix() -> None:
+    some, none = torch.ones(3, 4, dtype=F64), torch.ones(0, 4, dtype=F64)
+    kernel = KERNELS["relu"]()
+    assert cross_matrix(kernel, none, some).shape == (0, 3) and cross_matrix(kernel, some, none).shape == (3, 0)
+    assert torch.equal(kernel_product(kernel, some, none, torch.ones(0, dtype=F64)), torch.zeros(3, dtype=F64))

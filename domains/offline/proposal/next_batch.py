@@ -169,6 +169,7 @@ def propose(
         picks = chooser.choose(mean, covariance, best, count, generator=generator, similarity=similarity)
         codes = short[picks.to(short.device)]
     predicted, uncertainty = model.predict(codes)
+    notes.append(_reach(table, codes))
     return _batch(table, codes, predicted, uncertainty, calibration, notes, lines, maximize)
 
 
@@ -230,6 +231,21 @@ def _blind(
     if len(codes) < n:
         notes.append(_few(len(codes), n))
     return spread_out(space, codes, torch.cat([data.codes, table.pending]), min(n, len(codes)), generator), notes
+
+
+def _reach(table: PreparedTable, codes: Tensor) -> str:
+    """How far the batch lies from what the calibration was checked on."""
+    space, known = table.space, table.data.codes
+    away = torch.cat([space.distance(part, known).amin(-1) for part in codes.split(256)]).mean()
+    some = known[:: max(1, len(known) // 256)][:256]
+    among = torch.cat(
+        [space.distance(part, known).topk(2, largest=False).values[:, 1] for part in some.split(64)]
+    ).mean()
+    return (
+        f"Uncertainties are checked on measured designs that were left out, whose nearest neighbour is {float(among):.3f} "
+        f"away (0: equal, 1: different in everything); the batch is {float(away):.3f} away from the nearest measured design. A "
+        "prediction above every measured score is an extrapolation that nothing checks."
+    )
 
 
 def _few(found: int, n: int) -> str:

@@ -107,14 +107,15 @@ class MotifSearch(AbstractSearch):
         if fallback.allowed is None and bool(rules.forbidden.any()):
             fallback = replace(fallback, allowed=lambda designs: rules.breaches(designs) == 0)
         if not rules.motifs:
-            return fallback.propose(space, table, count, generator=generator, pool=pool)
+            made = fallback.propose(space, table, count, generator=generator, pool=pool)
+            return replace(made, notes=("no motif stands out from chance: the fallback alone searched", *made.notes))
         made = composed_designs(rules, max(self.candidates, 4 * count), generator)
         made = self.kept(space, made, table.designs, pool)
         if rules.model.explained > NOTHING_LEFT and len(made) >= count:
             made = made[torch.randperm(len(made), generator=generator, device=generator.device).to(made.device)]
             predicted = rules.predict(made)
             order = predicted.argsort(descending=True, stable=True)[:count]
-            return Proposal(designs=made[order], predicted=predicted[order])
+            return Proposal(designs=made[order], predicted=predicted[order], notes=tuple(rules.describe().splitlines()))
         left = Table(designs=table.designs, scores=table.scores - rules.predict(table.designs))
         surrogate = fit_surrogate(
             space, left, kernel=fallback.kernel, ridge=fallback.ridge, dtype=fallback.dtype, rtol=1e-3
@@ -128,7 +129,11 @@ class MotifSearch(AbstractSearch):
         designs = torch.unique(torch.cat([made, found]), dim=0)
         predicted = predict(designs)
         order = predicted.argsort(descending=True, stable=True)[:count]
-        return Proposal(designs=designs[order], predicted=predicted[order])
+        notes = (
+            *rules.describe().splitlines(),
+            "motifs leave much unexplained: a surrogate of the rest led the search",
+        )
+        return Proposal(designs=designs[order], predicted=predicted[order], notes=notes)
 
     def kept(self, space: CategoricalSpace, designs: Tensor, known: Tensor, pool: Tensor | None) -> Tensor:
         """The designs that are new and allowed."""

@@ -93,12 +93,14 @@ class GuidedSearch(AbstractSearch):
         predicted = data.targets[:0]
         current = table.best(keep)
         predictor = self.model.fit(data, current, generator)
+        notes = dict.fromkeys(predictor.notes())
         for number in range(self.rounds):
             found = self.lead.move(data, predictor, current, allowed, generator)
             met = without(torch.cat([met, found[allowed(found)]]), table.designs)
             if self.model.moves and number and len(met):
                 order = predictor.predict(met).argsort(descending=True, stable=True)
                 predictor = self.model.fit(data, met[order], generator)
+                notes |= dict.fromkeys(predictor.notes())
             predicted = predictor.predict(met) if len(met) else predicted
             order = predicted.argsort(descending=True, stable=True)[:keep]
             met, predicted = met[order], predicted[order]
@@ -108,4 +110,4 @@ class GuidedSearch(AbstractSearch):
                 f"GuidedSearch: expected `count` = {count} allowed designs outside the table, got {len(met)}. Propose fewer, "
                 "raise `rounds`, widen the lead, or loosen `allowed` or the pool."
             )
-        return Proposal(designs=met[:count], predicted=predicted[:count])
+        return Proposal(designs=met[:count], predicted=predicted[:count], notes=tuple(notes))

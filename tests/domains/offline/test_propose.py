@@ -173,6 +173,15 @@ def test_both_strands_count_as_one(generator: torch.Generator) -> None:
         propose([[1.0, 2.0]], [1.0], symmetry=strands)
 
 
+def test_notes_say_how_far_the_batch_is_from_what_was_checked() -> None:
+    designs = torch.arange(9, dtype=torch.float64).unsqueeze(-1)
+    column = NumberColumn(name="x0", low=0.0, high=10.0)
+    batch = propose(designs, list(range(9)), n=1, columns=[column], options=QUICK)
+    (said,) = (line for line in batch.notes if line.startswith("Uncertainties are checked"))
+    assert "nearest neighbour is 0.100 away" in said  # neighbours are 1 apart on a range of 10
+    assert f"the batch is {float(batch.novelty[0]):.3f} away" in said
+
+
 def notes(designs, scores, **changes) -> str:
     return " ".join(propose(designs, scores, **({"n": 3, "options": QUICK} | changes)).notes)
 
@@ -221,7 +230,7 @@ def test_a_pool_is_kept_to_and_may_be_smaller_than_the_batch() -> None:
     pool = ["TTT", "GGG", "AAA", "TTT", "CCA"]
     batch = propose(words, [1.0, 2.0, 3.0, 4.0, 2.5], n=10, pool=pool, options=QUICK)
     assert {row["sequence"] for row in batch.rows} == {"TTT", "GGG", "CCA"}
-    assert "Only 3 allowed designs are left" in batch.notes[-1]
+    assert "Only 3 allowed designs are left" in " ".join(batch.notes)
     alone = propose(words, [1.0, 2.0, 3.0, 4.0, 2.5], n=1, pool=["TTT"], options=QUICK)
     assert len(alone) == 1 and alone.diversity == 0.0 and alone.similarity_within.tolist() == [0.0]
     with pytest.raises(ValueError, match="got none in the pool. Loosen"):

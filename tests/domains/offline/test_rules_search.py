@@ -30,6 +30,7 @@ def test_the_whole_batch_is_optimal_without_a_word_on_the_task() -> None:
     report = evaluate_batch(TASK, made.designs)
     assert report.best == report.median == 1.0 and report.unscored == 0
     assert report.distinct == 32 and report.unseen == 1.0 and report.diversity > 0.3
+    assert made.notes[0].startswith("2 motifs that may stand anywhere")
     assert made.predicted is not None and bool((made.predicted >= table.scores.max()).all())
 
 
@@ -54,6 +55,7 @@ def test_without_motifs_the_fallback_searches() -> None:
         and report.unseen == 1.0
         and report.median > evaluate_batch(task, task.visible().best(32)).best
     )
+    assert made.notes == ("no motif stands out from chance: the fallback alone searched",)
 
 
 def test_layouts_are_all_that_fit() -> None:

@@ -126,6 +126,12 @@ def test_every_model_leads_to_the_optimum_of_an_additive_landscape(model) -> Non
     assert evaluate_batch(TASK, made.designs).best == 1.0
 
 
+def test_what_a_fit_has_to_say_reaches_the_user() -> None:
+    search = GuidedSearch(model=Autofocus(fraction=0.9), lead=EvolutionLead(children=128), rounds=2)
+    made = search.propose(TASK.space, TASK.visible(), 8, generator=seeded())
+    assert any("effective" in note for note in made.notes) and len(set(made.notes)) == len(made.notes)
+
+
 def test_gradients_of_predictors_are_those_of_their_values() -> None:
     data = proxy_data(TASK.space, TASK.visible())
     proxy = SMALL.fit(data, data.designs, seeded())
