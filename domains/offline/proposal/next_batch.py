@@ -243,8 +243,8 @@ def _reach(table: PreparedTable, codes: Tensor) -> str:
     ).mean()
     return (
         f"Uncertainties are checked on measured designs that were left out, whose nearest neighbour is {float(among):.3f} "
-        f"away (0: equal, 1: different in everything); the batch is {float(away):.3f} away from the nearest measured design. A "
-        "prediction above every measured score is an extrapolation that nothing checks."
+        f"away (0: equal, 1: different in everything); the batch is {float(away):.3f} away from the nearest measured design. "
+        "A prediction above every measured score is an extrapolation that nothing checks."
     )
 
 
