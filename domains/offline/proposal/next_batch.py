@@ -184,7 +184,7 @@ def _shortlist(
 ) -> Tensor:
     """Allowed designs of high mean plus deviations, best first, at least n where there are so many."""
     space, rows = table.space, len(table.data)
-    wanted = max(n, min(8 * n, JOINT))
+    wanted, searched = max(n, min(64 * n, JOINT)), max(n, min(8 * n, JOINT))
     bounded = weight > 0 and model.is_dense
 
     def optimistic(codes: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ def _shortlist(
     cheap = optimistic if rows <= JOINT else model.latent_mean
     order = model.latent(table.data.scores).argsort(descending=True, stable=True)
     parents = table.data.codes[order[: max(options.evolution.population, 2 * n)]]
-    codes = options.evolution.run(allowed, cheap, parents, wanted, generator)
+    codes = options.evolution.run(allowed, cheap, parents, searched, generator)
     if not len(codes):
         raise ValueError(_none_left("the search"))
     if options.polish:

@@ -173,6 +173,16 @@ def test_both_strands_count_as_one(generator: torch.Generator) -> None:
         propose([[1.0, 2.0]], [1.0], symmetry=strands)
 
 
+def test_a_small_batch_does_not_test_one_point_many_times(generator: torch.Generator) -> None:
+    x = square(30, generator)
+    rows = [{"x": float(a), "steps": round(200 * float(b))} for a, b in x]
+    batch = propose(rows, hill(x), n=8, options=QUICK)
+    units = batch.space.units(batch.codes)
+    apart = (units[:, None] - units).abs().amax(-1).fill_diagonal_(1.0)
+    assert float(apart.min()) > 0.9 / 100  # whole numbers are spread as well
+    assert batch.rows[0]["steps"] == pytest.approx(120, abs=4)
+
+
 def test_notes_say_how_far_the_batch_is_from_what_was_checked() -> None:
     designs = torch.arange(9, dtype=torch.float64).unsqueeze(-1)
     column = NumberColumn(name="x0", low=0.0, high=10.0)
