@@ -259,7 +259,8 @@ def test_network(prior: str, multigrid: bool, generator: torch.Generator) -> Non
 
 
 def test_no_registered_problem_is_missing() -> None:
-    elsewhere = {"meshfree"}  # sampled at random: the envelope theorem is checked in test_meshfree
+    # meshfree is sampled at random: the envelope theorem is checked in test_meshfree; layout has no gradient
+    elsewhere = {"meshfree", "layout"}
     here = {name.split(":")[0] for name in LINEAR} | {
         name.removeprefix("test_") for name, value in globals().items() if name.startswith("test_") and callable(value)
     }
