@@ -57,7 +57,7 @@ def read_measurements(path: str | Path, observed: Sequence[str], experiments: in
         raise wrong(path, "a CSV file in UTF-8", str(error), "Check the path and the encoding.") from error
     wanted = {"experiment", "time", *observed}
     if not lines or not wanted <= names:
-        got = sorted(names) if names else "an empty file" if not lines else "no header"
+        got = f"{sorted(names)}" if names else "an empty file" if not lines else "no header"
         got = f"{got} and no rows" if names and not lines else got
         raise wrong(f"{path}, line 1", f"the columns {sorted(wanted)}", got, "Name them in the first line.")
     found = []
