@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,6 +98,21 @@ def test_part_of_a_tier_leaves_the_kept_table_alone(bars, tmp_path, capsys):
     with pytest.raises(SystemExit):
         runner.main(["--tier", "bench", "--only", "mett"], bars, tmp_path)
     assert "matches 'mett', got none" in capsys.readouterr().err
+
+
+def test_rows_run_later_take_their_place_in_the_kept_table(bars, tmp_path, capsys):
+    runner.main(["--tier", "bench"], bars=bars, results=tmp_path)
+    before = (tmp_path / "bench.md").read_text().splitlines()
+    bars.by_name["missed"] = replace(bars.by_name["missed"], measure=lambda: Measured(3.5, "faster"))
+    bars.bar("new", tier="bench", bar="<= 1x")(lambda: Measured(0.5))
+    runner.main(["--tier", "bench", "--only", "missed", "--merge"], bars=bars, results=tmp_path)
+    assert runner.main(["--tier", "bench", "--only", "new", "--merge"], bars=bars, results=tmp_path) == 0
+    after = (tmp_path / "bench.md").read_text().splitlines()
+    (changed,) = (line for line in after if line.startswith("| missed "))
+    assert re.search(r"\| 3\.5x +\| >= 3x +\| yes +\| .* faster \[\d{4}-\d\d-\d\d, .+\] \|", changed)
+    assert sum(line not in after for line in before) == 2  # the row and the count
+    assert after[-1] == "7 bars, 2 missed or failed." and after[-3].startswith("| new ")
+    assert before[-1] == "6 bars, 3 missed or failed."
 
 
 def test_a_tier_without_bars_proves_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.run --tier bench
     python -m tests.benchmarks.run --tier validate --only '*ridge*'
+    python -m tests.benchmarks.run --tier bench --only '*ridge*' --merge
 
 The exit status is 1 when a bar is missed or raises; a peer that is not installed is a line, not a failure.
 """
@@ -12,6 +13,7 @@ import argparse
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -49,11 +51,34 @@ def document(tier: str, rows: Sequence[Row]) -> str:
     return f"# make {tier}\n\n{facts}\n\n{render(rows)}\n\n{summary}\n"
 
 
+def merged(kept: str, rows: Sequence[Row], when: str) -> str:
+    """The kept table with these rows in place of those of the same names, or at its end, and when they were measured."""
+    lines = kept.splitlines()
+    first = next(k for k, line in enumerate(lines) if line.startswith("| name"))
+    last = next(k for k in range(first, len(lines)) if not lines[k].startswith("|"))
+    width = lines[first].index("|", 1) - 2
+    for row in rows:
+        line = render([replace(row, note=f"{row.note} [{when}]".strip())]).splitlines()[-1]
+        name, rest = line[2:].split(" |", 1)
+        line = f"| {name.strip().ljust(width)}|{rest}"
+        places = [k for k in range(first + 2, last) if lines[k].split(" |", 1)[0][2:].strip() == name.strip()]
+        if places:
+            lines[places[0]] = line
+        else:
+            lines.insert(last, line)
+            last += 1
+    verdicts = [line.split(" |")[3].strip() for line in lines[first + 2 : last]]
+    missed = sum(verdict in ("NO", "ERROR") for verdict in verdicts)
+    lines[last + 1] = f"{len(verdicts)} bars, {missed} missed or failed."
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: Sequence[str] | None = None, bars: Bars = BARS, results: Path = FOLDER / "results") -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.run", description=__doc__)
     parser.add_argument("--tier", choices=TIERS, required=True)
     parser.add_argument("--only", default=None, metavar="PATTERN", help="names to run; the kept table stays as it is")
+    parser.add_argument("--merge", action="store_true", help="put the rows that were run into the kept table")
     options = parser.parse_args(arguments)
     if bars is BARS:
         load_bars()
@@ -62,9 +87,13 @@ def main(arguments: Sequence[str] | None = None, bars: Bars = BARS, results: Pat
         parser.error(f"expected a bar of tier {options.tier} that matches {options.only or '*'!r}, got none")
     text = document(options.tier, rows)
     print(text)
-    if options.only is None:
+    path = results / f"{options.tier}.md"
+    if options.merge and path.exists():
+        when = f"{datetime.now(UTC):%Y-%m-%d}, {describe()['commit']}"
+        path.write_text(merged(path.read_text(encoding="utf-8"), rows, when), encoding="utf-8")
+    elif options.only is None:
         results.mkdir(parents=True, exist_ok=True)
-        (results / f"{options.tier}.md").write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     return int(any(row.met is False or row.failed for row in rows))
 
 
