@@ -222,14 +222,17 @@ def thinned(space: DesignSpace, codes: Tensor, values: Tensor, count: int) -> Te
         >>> space = DesignSpace((NumberColumn(name="x", low=0, high=1),))
         >>> x = torch.linspace(0, 1, 1001, dtype=torch.float64)
         >>> thinned(space, x.unsqueeze(-1), x, 20)[:3].flatten()
-        tensor([1.0000, 0.9700, 0.9490], dtype=torch.float64)
+        tensor([1.0000, 0.9580, 0.9180], dtype=torch.float64)
     """
     rows = values.argsort(descending=True, stable=True)
     if not _has_numbers(space):
         return codes[rows]
-    for cells in THIN:
-        found = same_cell(space, codes, values, cells)
-        found = found[_apart(space, codes[found[:MOST]], 1 / cells)]
+    place = values.argsort(descending=True, stable=True).argsort()
+    fine = same_cell(space, codes, values, THIN[-1])[: MOST // 2]
+    for cells in THIN:  # of each cell its best, and between them what the borders of cells would hide
+        found = torch.unique(torch.cat([fine, same_cell(space, codes, values, cells)[: MOST // 2]]))
+        found = found[place[found].argsort()]
+        found = found[_apart(space, codes[found], 1 / cells)]
         if len(found) >= count:
             return codes[found]
     return codes[rows]
