@@ -51,16 +51,16 @@ def curved(p: Tensor) -> Tensor:
     return best_response(CURVED, p, init=torch.zeros_like(p), solver=TIGHT, hypergradient=Implicit()).value
 
 
-def close(a, b, rtol=1e-7, atol=1e-9):
+def assert_near(a, b, rtol=1e-7, atol=1e-9):
     torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 
 def test_zero_dimensional_parameters():
     p = torch.tensor(0.3, dtype=F64)
-    close(grad(curved)(p), grad(truth)(p))
-    close(grad(grad(curved))(p), grad(grad(truth))(p))
-    close(jvp(curved, (p,), (torch.ones_like(p),))[1], grad(truth)(p))
-    close(vmap(grad(curved))(PHI), vmap(grad(truth))(PHI))
+    assert_near(grad(curved)(p), grad(truth)(p))
+    assert_near(grad(grad(curved))(p), grad(grad(truth))(p))
+    assert_near(jvp(curved, (p,), (torch.ones_like(p),))[1], grad(truth)(p))
+    assert_near(vmap(grad(curved))(PHI), vmap(grad(truth))(PHI))
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: repr(m))
@@ -69,7 +69,7 @@ def test_empty_batches_and_empty_parameters(method):
     for phi in (torch.ones(0, 2, dtype=F64), torch.ones(2, dtype=F64)):
         p = phi.clone().requires_grad_()
         value = best_response(rows, p, init=torch.zeros(0, 2, dtype=F64), hypergradient=method).value
-        close(torch.autograd.grad(value.sum(), p)[0], torch.zeros_like(phi))
+        assert_near(torch.autograd.grad(value.sum(), p)[0], torch.zeros_like(phi))
     p = torch.ones(0, dtype=F64, requires_grad=True)
     problem = Minimize(lambda t, o: ((t - 1 - o.sum()) ** 2).sum())
     value = best_response(problem, p, init=ZERO, solver=GradientDescent(step_size=0.4), hypergradient=method).value
@@ -103,7 +103,7 @@ def test_named_tuples(box):
     value = best_response(problem, p, init=Pair(ZERO[:2], ZERO[:2])).value
     assert type(value) is Pair
     expected = torch.full((2,), 1.0 if box == (-1.0, 0.5) else 3.0, dtype=F64)  # the upper bound holds `right` at 0.5
-    close(torch.autograd.grad((value.left + value.right).sum(), p)[0], expected)
+    assert_near(torch.autograd.grad((value.left + value.right).sum(), p)[0], expected)
 
 
 def test_bounds_that_cross_are_refused():
@@ -119,8 +119,8 @@ def test_dual_levels_without_torch_func():
         tangent = forward_ad.unpack_dual(curved(dual)).tangent
         assert tangent is not None
         second = torch.autograd.grad(tangent.sum(), q)[0]
-    close(tangent.detach(), jvp(truth, (PHI,), (torch.ones_like(PHI),))[1])
-    close(second, hessian(lambda p: truth(p).sum())(PHI).sum(0))
+    assert_near(tangent.detach(), jvp(truth, (PHI,), (torch.ones_like(PHI),))[1])
+    assert_near(second, hessian(lambda p: truth(p).sum())(PHI).sum(0))
 
 
 def test_fourth_order_and_repeated_backward():
@@ -128,7 +128,7 @@ def test_fourth_order_and_repeated_backward():
     value, f = curved(q).square().sum(), lambda p: truth(p).square().sum()
     for _ in range(3):
         mine = torch.autograd.grad(value, q, retain_graph=True, create_graph=True)[0]
-        close(mine.detach(), grad(f)(PHI), rtol=1e-6, atol=1e-6)
+        assert_near(mine.detach(), grad(f)(PHI), rtol=1e-6, atol=1e-6)
         again = torch.autograd.grad(value, q, retain_graph=True)[0]
         assert torch.equal(again, mine.detach()) or torch.allclose(again, mine.detach(), rtol=1e-12)
         value, f = mine.sum(), lambda p, f=f: grad(f)(p).sum()
@@ -138,10 +138,10 @@ def test_fourth_order_and_repeated_backward():
 def test_vmap_of_second_derivatives_and_other_dimensions(mode):
     rows = torch.stack([PHI, 2 * PHI, -PHI])
     expected = vmap(hessian(lambda p: truth(p).square().sum()))(rows)
-    close(vmap(mode(grad(lambda p: curved(p).square().sum())))(rows), expected)
+    assert_near(vmap(mode(grad(lambda p: curved(p).square().sum())))(rows), expected)
     columns = rows.mT.contiguous()
-    close(vmap(mode(grad(lambda p: curved(p).square().sum())), in_dims=1)(columns), expected)
-    close(jacrev(vmap(curved))(rows), jacrev(vmap(truth))(rows))
+    assert_near(vmap(mode(grad(lambda p: curved(p).square().sum())), in_dims=1)(columns), expected)
+    assert_near(jacrev(vmap(curved))(rows), jacrev(vmap(truth))(rows))
 
 
 def test_captured_integers_and_masks_under_vmap():
@@ -154,7 +154,7 @@ def test_captured_integers_and_masks_under_vmap():
     expected = [
         torch.zeros(3, dtype=F64).index_put((i,), PHI * m, accumulate=True) for i, m in zip(index, mask, strict=True)
     ]
-    close(vmap(picked)(index, mask), torch.stack(expected))
+    assert_near(vmap(picked)(index, mask), torch.stack(expected))
 
 
 def test_only_some_leaves_require_a_gradient():
@@ -165,7 +165,7 @@ def test_only_some_leaves_require_a_gradient():
         value = best_response(problem, {"a": a, "b": b}, init=ZERO, solver=solver, hypergradient=method).value
         value.sum().backward()
         if not isinstance(method, FirstOrder):
-            close(a.grad, b, rtol=1e-6, atol=1e-6)
+            assert_near(a.grad, b, rtol=1e-6, atol=1e-6)
         assert b.grad is None
 
 
@@ -178,16 +178,16 @@ def test_a_tensor_both_captured_and_passed():
             return best_response(problem, p, init=ZERO, solver=solver, hypergradient=method).value.sum()
 
         q = PHI.clone().requires_grad_()
-        close(torch.autograd.grad(h(q), q)[0], 2 * PHI)
-        close(grad(h)(PHI), 2 * PHI)
-        close(jvp(h, (PHI,), (PHI,))[1], 2 * (PHI @ PHI))
+        assert_near(torch.autograd.grad(h(q), q)[0], 2 * PHI)
+        assert_near(grad(h)(PHI), 2 * PHI)
+        assert_near(jvp(h, (PHI,), (PHI,))[1], 2 * (PHI @ PHI))
 
 
 def test_in_place_changes_between_the_passes():
     q, start = PHI.clone().requires_grad_(), ZERO.clone()
     total = best_response(CURVED, q, init=start, solver=TIGHT, hypergradient=Implicit()).value.sum()
     start.add_(1.0)  # the start is a copy of the caller's
-    close(torch.autograd.grad(total, q, retain_graph=True)[0], grad(lambda p: truth(p).sum())(PHI))
+    assert_near(torch.autograd.grad(total, q, retain_graph=True)[0], grad(lambda p: truth(p).sum())(PHI))
     with torch.no_grad():
         q.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -197,7 +197,7 @@ def test_in_place_changes_between_the_passes():
 def test_the_value_shares_no_memory_with_the_start():
     start = PHI.clone()
     best_response(BOWL, PHI, init=start).value.add_(1.0)  # the start is the solution
-    close(start, PHI)
+    assert_near(start, PHI)
 
 
 def test_inner_loss_with_its_own_derivative():
@@ -208,7 +208,7 @@ def test_inner_loss_with_its_own_derivative():
     q = PHI.clone().requires_grad_()
     value = best_response(Minimize(loss), q, init=ZERO, solver=TIGHT).value
     t = value.detach()
-    close(torch.autograd.grad(value.sum(), q)[0], -(4 * t - 2) / (12 * t**2 + 4 * PHI + 2))
+    assert_near(torch.autograd.grad(value.sum(), q)[0], -(4 * t - 2) / (12 * t**2 + 4 * PHI + 2))
 
 
 def test_randomness_inside_the_inner_functions_is_refused():
@@ -249,8 +249,8 @@ def test_hypergradient_as_a_value_is_refused_under_transforms():
 
 def test_no_grad_outside_leaves_transforms_and_values_intact():
     with torch.no_grad():
-        close(curved(PHI.clone().requires_grad_()), truth(PHI))
-        close(grad(lambda p: curved(p).sum())(PHI), grad(lambda p: truth(p).sum())(PHI))
+        assert_near(curved(PHI.clone().requires_grad_()), truth(PHI))
+        assert_near(grad(lambda p: curved(p).sum())(PHI), grad(lambda p: truth(p).sum())(PHI))
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: repr(m))
@@ -278,4 +278,4 @@ def test_slow_fixed_point():
         hypergradient=Implicit(),
         throw=False,
     )
-    close(torch.autograd.grad(solution.value.sum(), p)[0], 1 / (1 - M.diagonal()))
+    assert_near(torch.autograd.grad(solution.value.sum(), p)[0], 1 / (1 - M.diagonal()))
