@@ -15,6 +15,7 @@ from sciopt.domains.offline.proposal.design_space import DesignSpace
 
 __all__ = ["Place", "evaluate"]
 
+LARGEST = 1e300
 EQUAL = 1e-6  # part of the larger side by which the sides of == may differ
 
 ARITHMETIC: dict[type[ast.operator], Callable[[Tensor, Tensor], Tensor]] = {
@@ -118,6 +119,8 @@ def evaluate(node: ast.expr, place: Place) -> Any:
         case ast.Constant(value=bool() as value):
             return value
         case ast.Constant(value=int() | float() as value):
+            if not abs(value) <= LARGEST:
+                place.fail(f"numbers of at most {LARGEST:g}", "a larger one")
             return torch.tensor(float(value), dtype=place.codes.dtype, device=place.codes.device)
         case ast.Name(id=name):
             return place.column(name)
@@ -165,10 +168,10 @@ def _compared(op: ast.cmpop, left: Any, right: Any, place: Place) -> Tensor:
     if isinstance(op, ast.In | ast.NotIn):
         if isinstance(right, Letters) and isinstance(left, str):
             found = _contains(right, left, place)
-        elif isinstance(right, tuple):
+        elif isinstance(right, tuple) and right:
             found = torch.stack([_equal(left, item, place) for item in right]).any(0)
         else:
-            place.fail("`in` with a sequence column or a list on its right", ast.dump(op))
+            place.fail("`in` with a sequence column or a list on its right", "something else")
         return found if isinstance(op, ast.In) else ~found
     if isinstance(op, ast.Eq | ast.NotEq):
         same = _equal(left, right, place)
@@ -176,6 +179,7 @@ def _compared(op: ast.cmpop, left: Any, right: Any, place: Place) -> Tensor:
     if not all(isinstance(side, Tensor) and side.is_floating_point() for side in (left, right)):
         place.fail("numbers on both sides of <, <=, > and >=", "something else")
     slack = 1e-9 * torch.maximum(left.abs(), right.abs())  # 0.1 + 0.2 <= 0.3 is meant to hold
+    slack = torch.where(torch.isfinite(slack), slack, 0.0)  # 1 / 0 <= 3 is not
     match op:
         case ast.Lt():
             out = left < right
@@ -249,18 +253,34 @@ def _letters(node: ast.expr, place: Place) -> Letters:
 def _subscript(node: ast.expr, index: ast.expr, place: Place) -> Letters:
     letters = _letters(node, place)
     length = letters.codes.shape[1]
-    try:
-        if isinstance(index, ast.Slice):
-            ends = [None if end is None else int(ast.literal_eval(end)) for end in (index.lower, index.upper)]
-            chosen = letters.codes[:, slice(*ends)]
-        else:
-            at = int(ast.literal_eval(index))
-            chosen = letters.codes[:, at].unsqueeze(-1) if -length <= at < length else letters.codes[:, :0]
-    except (ValueError, TypeError, SyntaxError):
-        place.fail("whole numbers as positions", f"{ast.unparse(index)!r}")
+    if isinstance(index, ast.Slice):
+        if index.step is not None:
+            place.fail("positions without a step", f"{ast.unparse(index)!r}")
+        ends = [None if end is None else _position(end, place) for end in (index.lower, index.upper)]
+        if letters.column.gap is not None and any(end is not None and end < 0 for end in ends):
+            place.fail("slices counted from the start, for sequences of different lengths", f"{ast.unparse(index)!r}")
+        chosen = letters.codes[:, slice(*ends)]
+    else:
+        at = _position(index, place)
+        chosen = letters.codes[:, at].unsqueeze(-1) if -length <= at < length else letters.codes[:, :0]
+        if at < 0 and chosen.shape[1]:  # from the last letter, not from the gaps that follow it
+            gap = letters.codes.new_full((len(letters.codes), 1), len(letters.column.alphabet))
+            ends_at = (letters.codes < len(letters.column.alphabet)).sum(-1, keepdim=True)
+            places = ends_at + at
+            chosen = torch.where(places < 0, gap, letters.codes.gather(1, places.clamp(min=0)))
     if not chosen.shape[1]:
         place.fail(f"positions of `{letters.column.name}` from 0 to {length - 1}", f"{ast.unparse(index)!r}")
     return Letters(column=letters.column, codes=chosen)
+
+
+def _position(node: ast.expr, place: Place) -> int:
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError):
+        value = None
+    if type(value) is not int:
+        place.fail("whole numbers as positions", f"{ast.unparse(node)!r}")
+    return value
 
 
 def _call(name: str, arguments: list[ast.expr], place: Place) -> Tensor:

@@ -21,6 +21,7 @@ __all__ = ["AbstractConstraint", "Rule", "RowTest", "as_constraint", "repaired"]
 
 QUOTED = re.compile(r"`([^`]+)`")
 STEPS = 20  # of the repair, alternating among constraints
+LONGEST = 2_000  # characters of a constraint
 
 
 class AbstractConstraint(ABC):
@@ -71,9 +72,14 @@ class Rule(AbstractConstraint):
     def __post_init__(self) -> None:
         names = tuple(dict.fromkeys(QUOTED.findall(self.text)))
         plain = QUOTED.sub(lambda found: f"quoted_{names.index(found.group(1))}_", self.text)
+        if len(self.text) > LONGEST:
+            raise ValueError(
+                f"Rule: expected `text` of at most {LONGEST} characters, got {len(self.text)}. Give several constraints, or a "
+                "function of rows."
+            )
         try:
             tree = ast.parse(plain.strip(), mode="eval").body
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ValueError(
                 f'Rule: expected `text` as an expression such as "a + b <= 5", got {self.text!r}. Correct it; names with '
                 "blanks need backquotes."
@@ -87,7 +93,12 @@ class Rule(AbstractConstraint):
 
     def holds(self, space: DesignSpace, codes: Tensor) -> Tensor:
         """See `AbstractConstraint.holds`."""
-        value = evaluate(self.tree, self._place(space, codes))
+        try:
+            value = evaluate(self.tree, self._place(space, codes))
+        except RecursionError as error:
+            raise ValueError(
+                f"Rule: expected `text` with fewer nested parts, got {self.text[:40]!r}... Give several constraints."
+            ) from error
         if not isinstance(value, Tensor) or value.dtype != torch.bool:
             raise ValueError(
                 f"Rule: expected a condition, true or false, got {self.text!r}. Compare with <=, ==, in or a function of it."

@@ -60,6 +60,9 @@ TEXTS = [
     "count(seq, 'A') >= 2",
     "count(seq, 'AA') < count(seq, 'C') + 1",
     "len(tag) > 2",
+    "tag[-1] == 'C'",
+    "tag[-1] != 'G' and tag[0] == 'G'",
+    "tag[0:1] == 'G'",
     "tag == 'GC'",
     "-a < -2",
     "+b >= 3",
@@ -119,11 +122,33 @@ def test_texts_mean_what_python_says(text: str, seed: int) -> None:
         ("[x for x in (1, 2)] == 1", "columns, numbers, texts"),
         ("not a", "a condition, true or false, got 'a'"),
         ("count(seq, '') > 1", "count of a sequence and a text"),
+        ("a <= 1" + 400 * "0", "numbers of at most 1e.300, got a larger one"),
+        ("a <= 1e999", "numbers of at most 1e.300"),
+        ("a * " * 600 + "a <= 1", "at most 2000 characters, got 2406"),
+        ("not " * 480 + "a <= 1", "fewer nested parts|as an expression"),
+        ("(" * 300 + "a" + ")" * 300 + " <= 1", "as an expression"),
+        ("solvent in ()", "`in` with a sequence column or a list"),
+        ("seq[::2] == 'AAA'", "positions without a step, got '::2'"),
+        ("seq[1.5] == 'A'", "whole numbers as positions"),
+        ("tag[:-1] == 'G'", "slices counted from the start"),
     ],
 )
 def test_texts_that_mean_nothing_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Rule(text).check(SPACE)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("1 / (a - b) <= 3", [False, False, True]),
+        ("a / 0 <= 1", [False] * 3),
+        ("sqrt(a - 2) <= 9", [False, True, True]),
+    ],
+)
+def test_what_is_no_number_breaks_a_constraint(text: str, kept: list[bool]) -> None:
+    space = DesignSpace((NumberColumn(name="a", low=0, high=9), NumberColumn(name="b", low=0, high=9)))
+    assert Rule(text).holds(space, torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 2.0]])).tolist() == kept
 
 
 def test_functions_of_rows_are_constraints() -> None:
