@@ -263,4 +263,6 @@ def _judged(task: AbstractTask, batch: ProposedBatch, metrics: dict[str, float |
 
 def _saved(figure: Figure) -> Any:
     """A function that writes the figure to the path it is given."""
-    return lambda path: figure.savefig(path, dpi=130, format="png")
+    from sciopt.domains.offline.proposal.pictures import write_picture
+
+    return lambda path: write_picture(figure, path)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["draw_calibration", "draw_coverage", "draw_letters", "draw_novelty", "draw_scores", "draw_values"]
+__all__ = [
+    "draw_calibration",
+    "draw_coverage",
+    "draw_letters",
+    "draw_novelty",
+    "draw_scores",
+    "draw_values",
+    "write_picture",
+]
 
 INK, OLD, NEW, WARN = "#17202a", "#9aa5ae", "#0b6e78", "#c77700"
 MOST_POINTS = 1500
@@ -46,10 +57,10 @@ def draw_calibration(
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
     pad = 0.05 * (high - low) or 1.0
     axes.plot([low - pad, high + pad], [low - pad, high + pad], color=INK, lw=0.8, zorder=3)
-    reach = max(float(high - low), 1e-12)  # error bars do not decide how much is seen
+    reach = float(high - low)  # error bars do not decide how much is seen
     axes.set(xlim=(low - max(pad, 0.12 * reach), high + max(pad, 0.12 * reach)), ylim=(low - pad, high + pad))
     title = "Predicted without them" + ("" if len(rows) == len(observed) else f" ({len(rows)} of {len(observed)})")
-    _named(axes, f"{name}, predicted", f"{name}, measured", title)
+    _named(axes, f"{_cut(name, 40)}, predicted", f"{_cut(name, 24)}, measured", title)
 
 
 def draw_coverage(axes: Axes, nominal: Sequence[float], reached: Sequence[float], *, count: int | None = None) -> None:
@@ -99,8 +110,9 @@ def draw_scores(axes: Axes, known: Tensor, predicted: Tensor, *, name: str = "sc
     old, new = known.detach().cpu(), predicted.detach().cpu()
     both = torch.cat([old, new])
     low, high = float(both.min()), float(both.max())
-    pad = 0.5 if high == low else 0.0
-    bins = torch.linspace(low - pad, high + pad, max(12, min(40, len(old) // 5)) + 1).tolist()
+    pad = 0.5 * max(1.0, 1e-6 * abs(low)) if high == low else 0.0
+    count = max(12, min(40, len(old) // 5)) + 1
+    bins = torch.linspace(low - pad, high + pad, count, dtype=torch.float64).tolist()
     for values, colour, label, alpha in (
         (old, OLD, f"table ({len(old)})", 0.8),
         (new, NEW, f"batch ({len(new)})", 0.6),
@@ -149,7 +161,9 @@ def draw_novelty(
     if best is not None:
         axes.axhline(best, color=WARN, lw=1.2, ls="--", label="best measured")
         axes.legend(frameon=False, fontsize=8)
-    _named(axes, "novelty: distance to the nearest row of the table", f"{name}, predicted", "New, and how good")
+    _named(
+        axes, "novelty: distance to the nearest row of the table", f"{_cut(name, 24)}, predicted", "New, and how good"
+    )
 
 
 def draw_letters(
@@ -278,14 +292,45 @@ def _some(count: int) -> Tensor:
     return torch.linspace(0, count - 1, MOST_POINTS).round().long()
 
 
+def write_picture(figure: Figure, target: Path | IO[bytes], *, dpi: int = 130) -> None:
+    """Write a figure as PNG; letters that no font has are drawn as boxes, without a warning for each.
+
+    Example:
+        >>> import io
+        >>> from matplotlib.figure import Figure
+        >>> file = io.BytesIO()
+        >>> write_picture(Figure(figsize=(1, 1)), file)
+        >>> file.getvalue()[1:4]
+        b'PNG'
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Glyph .* missing from")
+        figure.savefig(target, format="png", dpi=dpi, facecolor="white")
+
+
+def literal(text: str) -> str:
+    """Text as it is: no part of it is a formula, whatever dollars it holds.
+
+    Example:
+        >>> print(literal("$5 or $6"))
+        \\$5 or \\$6
+    """
+    return text.replace("$", r"\$")
+
+
 def _short(value: Any, most: int = 14) -> str:
+    return literal(_cut(value, most))
+
+
+def _cut(value: Any, most: int) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _named(axes: Axes, x: str, y: str, title: str) -> None:
     axes.set(xlabel=_short(x, 60), ylabel=_short(y, 40))
-    axes.set_title(title, fontsize=10)
+    axes.set_title(_short(title, 90), fontsize=10)
     axes.tick_params(labelsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

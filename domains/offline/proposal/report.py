@@ -20,6 +20,8 @@ from sciopt.domains.offline.proposal.pictures import (
     draw_novelty,
     draw_scores,
     draw_values,
+    literal,
+    write_picture,
 )
 from sciopt.view.page import page, picture_tag, sortable_table, table_cell
 
@@ -236,7 +238,7 @@ def _letters(
     sequences = [str(row[column.name]) for row in designs]
     proposed = [str(row[column.name]) for row in batch.rows]
     kinds = [
-        (f"{column.name}: the table ({len(sequences)})", sequences, None),
+        (f"{_cut(column.name)}: the table ({len(sequences)})", sequences, None),
         (f"its best {len(best)}", [sequences[i] for i in best], None),
         (f"the batch ({len(batch)})", proposed, None),
         ("the batch minus the table: what has become more frequent (blue) and less (red)", proposed, sequences),
@@ -280,7 +282,7 @@ def _panels(
             log=isinstance(column, NumberColumn) and column.log,
             levels=column.levels if isinstance(column, CategoryColumn) else None,
         )
-    figure.supylabel(name, fontsize=9)
+    figure.supylabel(literal(_cut(name)), fontsize=9)
     figure.suptitle("grey: measured; coloured: proposed, at the predicted score", fontsize=9)
     return figure
 
@@ -320,5 +322,9 @@ def _png(figure: Figure) -> bytes:
 
     FigureCanvasAgg(figure)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150, facecolor="white")
+    write_picture(figure, file, dpi=150)
     return file.getvalue()
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONG else name[: LONG - 3] + "..."

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from sciopt.domains.offline.proposal import (
     Calibration,
@@ -18,7 +19,13 @@ from sciopt.domains.offline.proposal import (
     render_proposal,
     write_batch,
 )
-from sciopt.domains.offline.proposal.pictures import draw_coverage, draw_letters, draw_values, letter_shares
+from sciopt.domains.offline.proposal.pictures import (
+    draw_coverage,
+    draw_letters,
+    draw_scores,
+    draw_values,
+    letter_shares,
+)
 
 
 def made(columns, rows, *, calibration=True, maximize=True, uncertainty=0.5, count=30, coverage=None):
@@ -90,6 +97,29 @@ def test_a_report_has_every_part_and_escapes_what_is_not_its_own(n, length):
     body = text[text.index("<tbody>") :]
     assert body.count("<tr>") == n and "waiting for results" in text
     assert rows[0]["seq"][:40] in body, "long sequences are broken, not cut"
+
+
+NAMES = ["price in $ or $_bad", r"cost $\frac$", "温度 🧪", "a name " * 60, "two\nlines"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_drawn_as_they_are_and_make_no_formula(name):
+    columns = [
+        SequenceColumn(name=name, length=3, alphabet="AC"),
+        CategoryColumn(name=name + " ", levels=(r"$\bad", "$a$", "温")),
+        NumberColumn(name=name + "  ", low=0, high=9),
+    ]
+    rows = [dict(zip([c.name for c in columns], row, strict=True)) for row in (("ACA", "$a$", 1.0), ("CCC", "温", 2.0))]
+    text = render_proposal(made(columns, rows), rows, [1.0, 2.0], score=name, title=name)
+    assert text.count("data:image/png") == 4
+
+
+def test_scores_close_together_far_from_zero_are_counted_in_their_bars():
+    axes = Figure().add_subplot()
+    old = 1e9 + torch.linspace(0, 1e-3, 20, dtype=torch.float64)
+    draw_scores(axes, old, old[:2] + 1e-3)
+    heights = [bar.get_height() for bar in axes.patches if isinstance(bar, Rectangle)]
+    assert sum(heights) == pytest.approx(2.0), "each row of the table and of the batch is in a bar"
 
 
 def test_a_batch_of_which_nothing_is_known_is_still_drawn():
