@@ -109,7 +109,8 @@ class UpperConfidence(AbstractAcquisition):
     diversity: AbstractDiversity | None = None
 
     def __post_init__(self) -> None:
-        check_option("UpperConfidence", "weight", self.weight, self.weight >= 0, ">= 0", "1 is a good start.")
+        ok = 0 <= self.weight < float("inf")
+        check_option("UpperConfidence", "weight", self.weight, ok, "finite and >= 0", "1 is a good start.")
         check_option("UpperConfidence", "noise", self.noise, self.noise >= 0, ">= 0", "0 if unknown.")
 
     def choose(

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,9 @@ SHOWN = 5  # designs of the batch on the screen
     help="Choose by prediction plus uncertainty, by expected improvement, or by prediction alone.",
 )
 @click.option("--weight", type=click.FloatRange(min=0.0), help="Of the uncertainty in ucb.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same batch.")
+@click.option(
+    "--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True, help="Same seed, same batch."
+)
 @click.option("--decimal-comma", is_flag=True, help="Numbers are written as 0,5.")
 @click.option("--dry-run", is_flag=True, help="Show what the columns are taken for, and stop.")
 def propose_command(tables: tuple[Path, ...], out: Path | None, **options: Any) -> None:
@@ -76,6 +79,7 @@ def propose_command(tables: tuple[Path, ...], out: Path | None, **options: Any) 
     from sciopt.domains.offline.proposal.table_file import TableError
 
     started = time.monotonic()
+    written: list[Path] = []
     try:
         report = _targets(tables, out, options)
         request = read_request(
@@ -89,6 +93,8 @@ def propose_command(tables: tuple[Path, ...], out: Path | None, **options: Any) 
             decimal_comma=options["decimal_comma"],
         )
         _show(request)
+        request.check(constraints=options["constraint"], double_strand=options["double_strand"])
+        chooser = acquisition(options["acquisition"], options["weight"])
         if options["dry_run"]:
             return
         assert out is not None and report is not None
@@ -96,16 +102,20 @@ def propose_command(tables: tuple[Path, ...], out: Path | None, **options: Any) 
             n=options["number"],
             constraints=options["constraint"],
             seed=options["seed"],
-            acquisition=acquisition(options["acquisition"], options["weight"]),
+            acquisition=chooser,
             double_strand=options["double_strand"],
         )
         again = _next_command(tables, out, options)
-        write_batch(out, batch, request.score, like=request.tables[0], decimal_comma=options["decimal_comma"])
-        write_page(report, request.report(batch, command=again))
+        page = request.report(batch, command=again)
+        _check_free(out, report, options)  # others may have written meanwhile
+        written.append(
+            write_batch(out, batch, request.score, like=request.tables[0], decimal_comma=options["decimal_comma"])
+        )
+        written.append(write_page(report, page))
     except TableError as error:
         raise CampaignError(str(error)) from error
     except KeyboardInterrupt:
-        click.echo("stopped by ^C; nothing was written", err=True)
+        click.echo(f"stopped by ^C; {', '.join(map(str, written)) or 'nothing'} was written", err=True)
         sys.exit(130)
     _say(batch, request, out, report, time.monotonic() - started)
     click.echo(f"to continue, write results into `{options['score']}` of {out}, then:\n  {again}")
@@ -130,13 +140,37 @@ def _targets(tables: tuple[Path, ...], out: Path | None, options: dict[str, Any]
             raise TableError(
                 f"{option}: expected another file than the tables and the batch, got {path}. Choose another name."
             )
+    _check_free(out, report, options)
+    for option, path in (("--out", out), ("--report", report)):
+        _check_writable(option, path)
+    return report
+
+
+def _check_free(out: Path, report: Path, options: dict[str, Any]) -> None:
+    """Nothing is replaced unless it was said, and never results."""
+    from sciopt.domains.offline.proposal.table_file import TableError
+
+    for option, path in (("--out", out), ("--report", report)):
         if path.exists() and not options["overwrite"]:
             raise TableError(
                 f"{option}: expected a new file, got {path}, which exists. Choose another name, or --overwrite."
             )
     if out.exists():
         _check_unfilled(out, options["score"])
-    return report
+
+
+def _check_writable(option: str, path: Path) -> None:
+    """Before any work, by a file beside it, as it will be written."""
+    from sciopt.domains.offline.proposal.table_file import TableError
+
+    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        aside.touch()
+        aside.unlink()
+    except OSError as error:
+        raise TableError(
+            f"{option}: expected a file that can be written, got {path} ({error.strerror}). Choose another folder or name."
+        ) from error
 
 
 def _check_unfilled(path: Path, score: str) -> None:

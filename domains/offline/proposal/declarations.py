@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,7 +39,7 @@ def read_kinds(texts: Sequence[str], names: Sequence[str]) -> dict[str, str]:
                 f"--column: expected `name=kind` with a kind out of {', '.join(KINDS)}, got {text!r}. E.g. --column "
                 f"{(names or ['dose'])[0]}=category."
             )
-        _check_name("--column", name, names)
+        _check_name("--column", name, names, found)
         found[name] = kind
     return found
 
@@ -65,17 +66,19 @@ def read_bounds(texts: Sequence[str], names: Sequence[str]) -> dict[str, tuple[f
             bounds = (float(low), float(high))
         except ValueError:
             bounds = (1.0, 0.0)
-        if not name or not bounds[0] <= bounds[1]:
+        if not name or not bounds[0] <= bounds[1] or not math.isfinite(bounds[1] - bounds[0]):
             raise TableError(
-                f"--bounds: expected `name=low:high` with two numbers in order, got {text!r}. E.g. --bounds "
+                f"--bounds: expected `name=low:high` with two finite numbers in order, got {text!r}. E.g. --bounds "
                 f"{(names or ['dose'])[0]}=0:10."
             )
-        _check_name("--bounds", name, names)
+        _check_name("--bounds", name, names, found)
         found[name] = bounds
     return found
 
 
-def _check_name(option: str, name: str, names: Sequence[str]) -> None:
+def _check_name(option: str, name: str, names: Sequence[str], said: Mapping[str, Any]) -> None:
+    if name in said:
+        raise TableError(f"{option}: expected each column once, got `{name}` twice. Say it once.")
     if name not in names:
         raise TableError(f"{option}: expected a design column, got `{name}`. {did_you_mean(name, names)}")
 

@@ -87,7 +87,8 @@ class ProposeOptions(BaseModel):
                     f"expected the files to be those of `checksum` {self.checksum[:8]}..., got {told[:8]}.... Leave out "
                     "`checksum`, or run the campaign anew."
                 )
-            _request(self)  # so that a bad cell is an error before anything starts
+            # so that a bad cell or constraint is an error before anything starts
+            _request(self).check(constraints=self.constraints, double_strand=self.double_strand)
             self.checksum = told
         elif self.task == "tf_bind_8":
             from sciopt.domains.offline.measured import transcription_factors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +16,17 @@ from sciopt.domains.offline.acquisition import (
     UpperConfidence,
 )
 from sciopt.domains.offline.proposal.batch import ProposedBatch
-from sciopt.domains.offline.proposal.columns import AbstractColumn
+from sciopt.domains.offline.proposal.columns import AbstractColumn, SequenceColumn
+from sciopt.domains.offline.proposal.constraints import Rule
 from sciopt.domains.offline.proposal.declarations import declared_columns, read_bounds, read_kinds
+from sciopt.domains.offline.proposal.design_space import DesignSpace
 from sciopt.domains.offline.proposal.detection import detect_columns
 from sciopt.domains.offline.proposal.next_batch import propose
 from sciopt.domains.offline.proposal.roles import Observations, design_rows, observations
 from sciopt.domains.offline.proposal.table_file import TableError, TableFile, read_table
 from sciopt.domains.offline.symmetry import ReverseComplement
 
-__all__ = ["Request", "acquisition", "read_request"]
+__all__ = ["Request", "acquisition", "double_strands", "read_request"]
 
 
 @final
@@ -40,6 +43,8 @@ class Request:
         columns_told: one line for each design column.
         told: one line for each other column, and for the pool.
         pool: the only designs that may be proposed; None: all.
+        detected: all design columns.
+        pool_places: file and line of each row of the pool.
 
     Example:
         >>> Request.__name__
@@ -54,6 +59,8 @@ class Request:
     columns_told: list[str]
     told: list[str]
     pool: list[dict[str, Any]] | None = None
+    detected: tuple[AbstractColumn, ...] = ()
+    pool_places: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -74,6 +81,7 @@ class Request:
         Raises:
             TableError: for what cannot be answered, with file and line where a row is to blame.
         """
+        symmetry = double_strands(self.detected) if double_strand else None
         try:
             return propose(
                 self.observed.designs,
@@ -85,10 +93,24 @@ class Request:
                 maximize=not self.minimize,
                 seed=seed,
                 acquisition=acquisition,
-                symmetry=ReverseComplement() if double_strand else None,
+                symmetry=symmetry,
             )
         except ValueError as error:
-            raise _located(error, self.observed) from error
+            raise _located(error, self.observed.places, self.pool_places) from error
+
+    def check(self, *, constraints: Sequence[str] = (), double_strand: bool = False) -> None:
+        """Refuse what does not fit the columns, without any work.
+
+        Raises:
+            TableError: for a constraint that cannot be read, or strands of what has none.
+        """
+        if double_strand:
+            double_strands(self.detected)
+        try:
+            for text in constraints:
+                Rule(text).check(DesignSpace(self.detected))
+        except ValueError as error:
+            raise _located(error, (), ()) from error
 
     def report(self, batch: ProposedBatch, *, command: str = "") -> str:
         """The report of a batch as HTML text."""
@@ -157,12 +179,17 @@ def read_request(
     observed = observations(known, score=score, designs=designs, **read)
     read_kinds(kinds, observed.names)
     read_bounds(bounds, observed.names)
-    allowed = None if pool is None else design_rows(read_table(pool), observed.names, **read)
-    columns = declared_columns([*observed.designs, *(allowed or [])], spoken, limits)
+    pools = None if pool is None else read_table(pool)
+    allowed = None if pools is None else design_rows(pools, observed.names, **read)
+    pool_places = () if pools is None else tuple(pools.place(row) for row in range(len(pools)))
+    if allowed is not None and not allowed:
+        raise TableError(f"{pool}: expected designs that may be proposed, got none. Leave out --pool, or add rows.")
+    both = [*observed.designs, *(allowed or [])]
+    columns = declared_columns(both, spoken, limits)
     try:
-        _, reasons = detect_columns(observed.designs, given=columns)
+        detected, reasons = detect_columns(both, given=columns)
     except ValueError as error:
-        raise _located(error, observed) from error
+        raise _located(error, observed.places, pool_places) from error
     told = [str(role) for role in observed.roles if role.role == "left out"]
     aim = f"{score}: the score, the {'smaller' if minimize else 'larger'} the better"
     if observed.pending:
@@ -179,6 +206,8 @@ def read_request(
         columns_told=reasons,
         told=told,
         pool=allowed,
+        detected=detected,
+        pool_places=pool_places,
     )
 
 
@@ -198,18 +227,47 @@ def acquisition(name: str | None, weight: float | None) -> AbstractAcquisition |
     """
     if weight is not None and name not in (None, "ucb"):
         raise TableError(f"--weight: expected it with --acquisition ucb, got {name}. Leave it out.")
+    if weight is not None and not 0 <= weight < math.inf:
+        raise TableError(f"--weight: expected a finite number >= 0, got {weight}. 0.5 is the default.")
     if name == "ucb" or weight is not None:
         return UpperConfidence() if weight is None else UpperConfidence(weight=weight)
     return {None: None, "ei": SampledExpectedImprovement(), "greedy": GreedyMean()}[name]
 
 
-def _located(error: ValueError, observed: Observations) -> TableError:
-    """The error with file and line of the row that it names."""
+def double_strands(columns: Sequence[AbstractColumn]) -> ReverseComplement:
+    """The symmetry of the one column of DNA or RNA sequences.
+
+    Args:
+        columns: all design columns.
+
+    Raises:
+        TableError: for none, several, sequences of different lengths, or other letters.
+
+    Example:
+        >>> from sciopt.domains.offline.proposal.columns import SequenceColumn
+        >>> double_strands([SequenceColumn(name="seq", length=8, alphabet="acgu")]).pairs
+        ('au', 'cg')
+    """
+    found = [column for column in columns if isinstance(column, SequenceColumn)]
+    if len(found) == 1 and found[0].gap is None:
+        letters = set(found[0].alphabet)
+        for pairs in (("AT", "CG"), ("AU", "CG"), ("at", "cg"), ("au", "cg")):
+            if letters == set("".join(pairs)):
+                return ReverseComplement(pairs=pairs)
+    got = "; ".join(column.describe() for column in found) or "no column of sequences"
+    raise TableError(
+        f"--double-strand: expected one column of DNA or RNA sequences of one length, got {got}. Leave it out."
+    )
+
+
+def _located(error: ValueError, places: Sequence[str], pool_places: Sequence[str]) -> TableError:
+    """The error with file and line of the row that it names, which are counted over the tables and then the pool."""
     text = re.sub(r"^Rule: ", "--constraint: ", str(error))
     text = re.sub(r"^\w+: ", "", text)  # the name of a function says nothing to those who wrote a table
     found = re.search(r"in row (\d+)", text)
-    if found and int(found[1]) < len(observed.places):
-        text = text.replace(found[0], f"in {observed.places[int(found[1])]}", 1)
+    named = pool_places if "expected `pool`" in text else [*places, *pool_places]
+    if found and int(found[1]) < len(named):
+        text = text.replace(found[0], f"in {named[int(found[1])]}", 1)
     for advice, option in (("declare the column", "--column"), ("widen the columns", "--bounds")):
         text = text.replace(f"{advice}.", f"{advice} ({option}).").replace(f"{advice},", f"{advice} ({option}),")
     return TableError(text)

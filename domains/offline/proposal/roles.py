@@ -123,8 +123,8 @@ def observations(
         tables: that together hold what is known.
         score: column of the scores; cells that are empty, or say NA, NaN or ``pending``, wait for their score.
         designs: the design columns; none: all but the score and what are obviously no designs, with the reason.
-        words: design columns that are read as text whatever they look like.
-        numbers: design columns that must be numbers.
+        words: columns that are designs, and are read as text whatever they look like.
+        numbers: columns that are designs, and must be numbers.
         decimal_comma: read ``0,5`` as one half.
 
     Returns:
@@ -140,15 +140,16 @@ def observations(
         >>> got.designs, got.scores, [str(role) for role in got.roles]
         ([{'seq': 'ACGT'}, {'seq': 'ACGA'}], [0.5, nan], ['id: left out, labels by its name', 'seq: design', 'score: score'])
     """
+    declared = [*words, *numbers]
     for table in tables:
-        _check_columns(table, [score, *designs])
+        _check_columns(table, [score, *designs, *declared])
         if not len(table):
             raise TableError(f"{table.path}: expected rows below the column names, got none. Add results.")
     if score in designs or len(set(designs)) < len(designs):
         raise TableError(
             f"columns: expected different ones for designs and score, got {', '.join([*designs, score])}. Name each once."
         )
-    names, roles = _roles(tables, score, list(designs))
+    names, roles = _roles(tables, score, list(designs), declared)
     rows = cell_values(tables, names, set(words), set(numbers), decimal_comma)
     scores = [
         score_value(table, row, score, cell, decimal_comma)
@@ -208,7 +209,9 @@ def _check_columns(table: TableFile, wanted: Sequence[str]) -> None:
         )
 
 
-def _roles(tables: Sequence[TableFile], score: str, designs: list[str]) -> tuple[list[str], list[ColumnRole]]:
+def _roles(
+    tables: Sequence[TableFile], score: str, designs: list[str], declared: list[str]
+) -> tuple[list[str], list[ColumnRole]]:
     """Design columns, and what each column of the first table is taken for."""
     weak: list[str] = []
     reasons: dict[str, str] = {}
@@ -217,6 +220,8 @@ def _roles(tables: Sequence[TableFile], score: str, designs: list[str]) -> tuple
             continue
         if designs:
             reasons[name] = "not named by --design"
+            continue
+        if name in declared:
             continue
         without = [str(table.path) for table in tables if name not in table.cells]
         cells = [cell for table in tables for cell in table.cells.get(name, [])]

@@ -202,7 +202,7 @@ def test_bad_requests_say_what_was_expected(rule) -> None:
 def test_a_matrix_that_is_no_covariance_is_refused() -> None:
     with pytest.raises(ValueError, match="posterior_root: expected `covariance` to be positive semi-definite"):
         posterior_root(torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=F64))
-    with pytest.raises(ValueError, match="UpperConfidence: expected `weight` >= 0, got -1"):
+    with pytest.raises(ValueError, match="UpperConfidence: expected `weight` finite and >= 0, got -1"):
         UpperConfidence(weight=-1.0)
     with pytest.raises(ValueError, match="UpperConfidence: expected `noise` >= 0, got -1"):
         UpperConfidence(noise=-1.0)

@@ -187,6 +187,56 @@ def test_results_in_a_batch_are_never_overwritten():
     assert Path("batch.csv").read_text() == "not,a,batch\n1,2,3\n"
 
 
+def test_what_appears_during_the_fit_is_not_overwritten(monkeypatch):
+    from sciopt.domains.offline.proposal import request
+
+    def slow(*args, **options):
+        put("someone,else\n1,2\n", "batch.csv")
+        return fit(*args, **options)
+
+    fit = request.propose
+    monkeypatch.setattr(request, "propose", slow)
+    assert "--out: expected a new file, got batch.csv, which exists" in call(put(line()), *FIT, code=2)
+    assert Path("batch.csv").read_text() == "someone,else\n1,2\n" and not Path("batch.html").exists()
+
+
+def test_an_interrupt_between_the_files_says_which_is_there(monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sciopt.domains.offline.proposal.commands.write_page", interrupted)
+    assert "stopped by ^C; batch.csv was written" in call(put(line()), *FIT, code=130)
+    assert len(rows("batch.csv")) == 3 and not Path("batch.html").exists()
+
+
+def test_a_pool_extends_what_is_shown_and_its_rows_are_named():
+    table, pool = put("x,base,y\n" + "".join(f"{2 * k},{'KN'[k % 2]},{k % 4}\n" for k in range(9))), "p.csv"
+    put("who,base,x\na,K,20\nb,Li,3\n", pool)
+    out = call(table, *FIT, "--pool", pool, "--dry-run")
+    assert "x: whole numbers from 0 to 20" in out and "base: one of 'K', 'Li', 'N'" in out
+    put(words())
+    put("seq\nAAAAAA\nAAAXAA\n", pool)
+    assert "got 'X' in 'AAAXAA' in p.csv, line 3" in call(table, *FIT, "--pool", pool, code=2)
+    put("seq\n", pool)
+    assert "p.csv: expected designs that may be proposed, got none" in call(table, *FIT, "--pool", pool, code=2)
+
+
+def test_a_declared_column_is_a_design_column():
+    put("seq,y\n" + "".join(f"{'ACGT' * k + 'A'},{k}\n" for k in range(12)))
+    assert "--column declares it" in call("t.csv", *FIT, "--dry-run", code=2)
+    assert "sequences of 1 to 45 letters" in call("t.csv", *FIT, "--dry-run", "--column", "seq=sequence")
+    put("count,y\n" + "".join(f"{k},{k}\n" for k in range(12)))
+    assert "count: whole numbers from 0 to 20" in call("t.csv", *FIT, "--dry-run", "--bounds", "count=0:20")
+
+
+def test_both_strands_of_rna_and_of_small_letters():
+    for text in (words().replace("T", "U"), words().lower()):
+        put(text)
+        call("t.csv", *FIT, "--double-strand", "--dry-run")
+    call("t.csv", *FIT, "--double-strand")
+    assert len(rows("batch.csv")) == 3
+
+
 def test_an_interrupt_writes_nothing(monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
@@ -209,11 +259,36 @@ BAD = {
     "--column: expected a design column, got `z`": (line(), ["t.csv", *FIT, "--column", "z=log"]),
     "--column: expected numbers > 0 in `x`, got 0": (line(), ["t.csv", *FIT, "--column", "x=log"]),
     "--column: expected whole numbers in `x`": (line(), ["t.csv", *FIT, "--column", "x=integer"]),
-    "--bounds: expected `name=low:high` with two numbers in order": (line(), ["t.csv", *FIT, "--bounds", "x=3:1"]),
+    "--bounds: expected `name=low:high` with two finite numbers in order": (
+        line(),
+        ["t.csv", *FIT, "--bounds", "x=3:1"],
+    ),
     "--bounds: expected a column of numbers, got `x`, a category": (
         line(),
         ["t.csv", *FIT, "--bounds", "x=1:3", "--column", "x=category"],
     ),
+    "two finite numbers in order, got 'x=-inf:inf'": (line(), ["t.csv", *FIT, "--bounds", "x=-inf:inf"]),
+    "two finite numbers in order, got 'x=0:1e400'": (line(), ["t.csv", *FIT, "--bounds", "x=0:1e400"]),
+    "two finite numbers in order, got 'x=-1e308:1e308'": (line(), ["t.csv", *FIT, "--bounds", "x=-1e308:1e308"]),
+    "--bounds: expected each column once, got `x` twice": (
+        line(),
+        ["t.csv", *FIT, "--bounds", "x=0:1", "--bounds", "x=0:2"],
+    ),
+    "--column: expected each column once, got `x` twice": (
+        line(),
+        ["t.csv", *FIT, "--column", "x=number", "--column", "x=category"],
+    ),
+    "--weight: expected a finite number >= 0, got nan": (line(), ["t.csv", *FIT, "--weight", "nan"]),
+    "--weight: expected a finite number >= 0, got inf": (line(), ["t.csv", *FIT, "--weight", "inf"]),
+    "--double-strand: expected one column of DNA or RNA sequences of one length, got no column of sequences": (
+        line(),
+        ["t.csv", *FIT, "--double-strand"],
+    ),
+    "--double-strand: expected one column of DNA or RNA": (
+        words().replace("G", "W").replace("C", "K"),
+        ["t.csv", *FIT, "--double-strand"],
+    ),
+    "--out: expected a file that can be written": (line(), ["t.csv", "--score", "y", "-o", "b" * 245 + ".csv"]),
     "--weight: expected it with --acquisition ucb, got ei": (
         line(),
         ["t.csv", *FIT, "--acquisition", "ei", "--weight", "1"],

@@ -65,6 +65,10 @@ def test_a_bad_campaign_file_is_said_with_its_line():
         "    options: {task: tf_bind_8, factor: SIX}\n"
         "  - problem: offline.propose\n"
         "    options: {task: nk, n: 0, acquisition: ie}\n"
+        "  - problem: offline.propose\n"
+        "    options: {tables: [t.csv], score: y, constraints: [z < 3]}\n"
+        "  - problem: offline.propose\n"
+        "    options: {tables: [t.csv], score: y, double_strand: true}\n"
     )
     with pytest.raises(SpecError) as error:
         load_plan(Path("bad.yaml"))
@@ -76,6 +80,8 @@ def test_a_bad_campaign_file_is_said_with_its_line():
         (10, "expected `factor` out of CRX_REF_R1"),
         (12, "`n`: "),
         (12, "`acquisition`: "),
+        (14, "--constraint: expected one of the columns"),
+        (16, "--double-strand: expected one column of DNA or RNA"),
     ):
         assert any(line.startswith(f"bad.yaml:{number}: ") and text in line for line in lines), (number, text, lines)
 
