@@ -7,11 +7,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from sciopt.domains.offline.proposal.columns import shown
 from sciopt.domains.offline.proposal.table_file import TableError, TableFile
 
 __all__ = ["as_number", "cell_values", "mostly_numbers", "score_value"]
 
 MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "--", "?", "pending", "tbd", "#n/a"}
+THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
+DOTTED = re.compile(r"[-+]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?")  # the same where the comma is the decimal sign
 COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
 
 
@@ -45,6 +48,7 @@ def mostly_numbers(texts: list[str]) -> bool:
 
 def as_number(text: str, decimal_comma: bool) -> int | float | None:
     """A finite number, an integer where it is written as one; None for anything else."""
+    text = text.replace("\u2212", "-")  # the minus sign of typesetters and spreadsheets
     if decimal_comma and COMMA.fullmatch(text):
         text = text.replace(",", ".")
     if "_" in text:  # which Python reads as a separator of thousands
@@ -59,9 +63,10 @@ def as_number(text: str, decimal_comma: bool) -> int | float | None:
 
 
 def _required(table: TableFile, row: int, name: str, cell: str, decimal_comma: bool) -> int | float:
-    value = as_number(cell, decimal_comma)
+    value = None if decimal_comma and DOTTED.fullmatch(cell) else as_number(cell, decimal_comma)
     if value is None:
-        raise TableError(f"{table.place(row)}: expected a number in `{name}`, got {cell!r}. {_advice(cell, name)}")
+        advice = _advice(cell, name, decimal_comma)
+        raise TableError(f"{table.place(row)}: expected a number in `{name}`, got {shown(cell)}. {advice}")
     return value
 
 
@@ -69,14 +74,21 @@ def score_value(table: TableFile, row: int, name: str, cell: str, decimal_comma:
     """The score of a cell; NaN where there is none yet."""
     if cell.lower() in MISSING:
         return math.nan
-    value = as_number(cell, decimal_comma)
+    value = None if decimal_comma and DOTTED.fullmatch(cell) else as_number(cell, decimal_comma)
     if value is None:
-        advice = _advice(cell, name).partition(", or --column")[0].rstrip(".") + ", or leave the cell empty."
-        raise TableError(f"{table.place(row)}: expected a finite number in `{name}`, got {cell!r}. {advice}")
+        advice = (
+            _advice(cell, name, decimal_comma).partition(", or --column")[0].rstrip(".") + ", or leave the cell empty."
+        )
+        raise TableError(f"{table.place(row)}: expected a finite number in `{name}`, got {shown(cell)}. {advice}")
     return float(value)
 
 
-def _advice(cell: str, name: str) -> str:
+def _advice(cell: str, name: str, decimal_comma: bool) -> str:
+    if decimal_comma and DOTTED.fullmatch(cell):
+        return f"Write {cell.replace('.', '')}, or with a comma if the point is meant as one."
+    if THOUSANDS.fullmatch(cell):
+        plain = f"Write {cell.replace(',', '')}, without separators of thousands"
+        return plain + (", or pass --decimal-comma." if COMMA.fullmatch(cell) else ".")
     if COMMA.fullmatch(cell):
         return f"Write {cell.replace(',', '.')}, or pass --decimal-comma."
     if re.fullmatch(r"[<>]=?\s*[-+.\d]+", cell):

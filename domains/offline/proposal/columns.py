@@ -13,9 +13,22 @@ from torch import Tensor
 
 from sciopt.checks import check_option
 
-__all__ = ["AbstractColumn", "CategoryColumn", "NumberColumn", "SequenceColumn"]
+__all__ = ["AbstractColumn", "CategoryColumn", "NumberColumn", "SequenceColumn", "shown"]
 
 DIGITS = 4  # proposed numbers are rounded to about this many digits of the column's range
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """A value for messages, cut where it is long.
+
+    Example:
+        >>> shown("ACGT"), shown("A" * 500, 10)
+        ("'ACGT'", "'AAAAAAAAAA...' (500 letters)")
+    """
+    if isinstance(value, str) and len(value) > most:
+        return f"{value[:most] + '...'!r} ({len(value)} letters)"
+    text = repr(value)
+    return text if len(text) <= most + 2 or isinstance(value, str) else text[:most] + "..."
 
 
 class AbstractColumn(ABC):
@@ -109,8 +122,8 @@ class SequenceColumn(AbstractColumn):
             if not isinstance(value, str) or not self.least <= len(value) <= self.length or value.endswith(fill):
                 length = str(self.length) if self.gap is None else f"{self.least} to {self.length}"
                 raise ValueError(
-                    f"SequenceColumn: expected `{self.name}` with {length} letters of {self.alphabet}, got {value!r} in row "
-                    f"{row}. Correct or drop it, or declare the column yourself."
+                    f"SequenceColumn: expected `{self.name}` with {length} letters of {self.alphabet}, got "
+                    f"{shown(value)} in row {row}. Correct or drop it, or declare the column yourself."
                 )
         # utf-32 makes one integer of each letter: the whole table is translated at once
         text = "".join(value.ljust(self.length, fill) for value in values).encode("utf-32-le")
@@ -127,7 +140,8 @@ class SequenceColumn(AbstractColumn):
             row, position = divmod(at, self.length)
             raise ValueError(
                 f"SequenceColumn: expected `{self.name}` in letters of {self.alphabet}, got {values[row][position]!r} at "
-                f"position {position} of {values[row]!r} in row {row}. Correct or drop that row, or declare another alphabet."
+                f"position {position} of {shown(values[row])} in row {row}. Correct or drop that row, or declare "
+                "another alphabet."
             )
         return place[where].reshape(len(values), self.length).to(torch.float64)
 
@@ -187,7 +201,7 @@ class CategoryColumn(AbstractColumn):
         for row, value in enumerate(values):
             if value not in places:
                 raise ValueError(
-                    f"CategoryColumn: expected `{self.name}` as one of {', '.join(map(repr, self.levels))}, got {value!r} in "
+                    f"CategoryColumn: expected `{self.name}` as one of {self._listed()}, got {shown(value)} in "
                     f"row {row}. Correct or drop that row, or declare the column with this level."
                 )
         return torch.tensor([places[value] for value in values], dtype=torch.float64, device="cpu").reshape(-1, 1)
@@ -198,12 +212,11 @@ class CategoryColumn(AbstractColumn):
 
     def describe(self) -> str:
         """See `AbstractColumn.describe`."""
-        shown = ", ".join(map(repr, self.levels[:8])) + (", ..." if len(self.levels) > 8 else "")
-        return (
-            f"{self.name}: one of {shown}"
-            if len(self.levels) < 9
-            else f"{self.name}: one of {len(self.levels)}: {shown}"
-        )
+        many = f"{len(self.levels)}: " if len(self.levels) > 8 else ""
+        return f"{self.name}: one of {many}{self._listed()}"
+
+    def _listed(self) -> str:
+        return ", ".join(shown(level, 30) for level in self.levels[:8]) + (", ..." if len(self.levels) > 8 else "")
 
 
 @final
@@ -264,8 +277,8 @@ class NumberColumn(AbstractColumn):
             if not math.isfinite(number) or (self.log and number <= 0) or (self.integer and not number.is_integer()):
                 kind = "a whole number" if self.integer else "a number"
                 raise ValueError(
-                    f"NumberColumn: expected `{self.name}` as {kind}{' > 0' if self.log else ''}, got {value!r} in row {row}. "
-                    "Correct or drop that row, or declare another column."
+                    f"NumberColumn: expected `{self.name}` as {kind}{' > 0' if self.log else ''}, got {shown(value)} in row "
+                    f"{row}. Correct or drop that row, or declare another column."
                 )
             out.append(number)
         return torch.tensor(out, dtype=torch.float64, device="cpu").reshape(-1, 1)

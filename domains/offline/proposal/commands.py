@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["propose_command"]
 
-SHOWN = 5  # designs of the batch on the screen
+SHOWN = 5  # columns of the best design on the screen
+LONGEST = 100  # letters of each
 
 
 @click.command("propose")
@@ -212,7 +213,7 @@ def _say(batch: ProposedBatch, request: Request, out: Path, report: Path, second
             f"rank correlation {seen.rank_correlation:.2f}"
         )
     first, predicted = batch.rows[0], f"{float(batch.predicted[0]):.4g} +- {float(batch.uncertainty[0]):.2g}"
-    shown = ", ".join(f"{name} {cell_text(value)}" for name, value in list(first.items())[:SHOWN])
+    shown = ", ".join(f"{name} {cell_text(value)[:LONGEST]}" for name, value in list(first.items())[:SHOWN])
     click.echo(f"first: {shown}; predicted {request.score} {predicted}, best measured {batch.best_score:.4g}")
     click.echo(f"{out}: {_count(len(batch), 'design')} in {seconds:.1f} s\nreport: {report}")
 

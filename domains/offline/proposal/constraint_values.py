@@ -10,7 +10,7 @@ from typing import Any, NoReturn, final
 import torch
 from torch import Tensor
 
-from sciopt.domains.offline.proposal.columns import CategoryColumn, NumberColumn, SequenceColumn
+from sciopt.domains.offline.proposal.columns import CategoryColumn, NumberColumn, SequenceColumn, shown
 from sciopt.domains.offline.proposal.design_space import DesignSpace
 
 __all__ = ["Place", "evaluate"]
@@ -206,8 +206,8 @@ def _equal(left: Any, right: Any, place: Place) -> Tensor:
             return table[left.codes.long()] == right.codes.long()
         value = right.tolist() if isinstance(right, Tensor) else right
         if value not in left.column.levels:
-            shown = ", ".join(map(repr, left.column.levels))
-            place.fail(f"a level of `{left.column.name}`: {shown}", f"{value!r}")
+            levels = ", ".join(shown(level, 30) for level in left.column.levels[:20])
+            place.fail(f"a level of `{left.column.name}`: {levels}", f"{value!r}")
         return left.codes == left.column.levels.index(value)
     if isinstance(left, Letters):
         if isinstance(right, Letters):

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
-from sciopt.domains.offline.proposal.columns import AbstractColumn, CategoryColumn, NumberColumn, SequenceColumn
+from sciopt.domains.offline.proposal.columns import (
+    AbstractColumn,
+    CategoryColumn,
+    NumberColumn,
+    SequenceColumn,
+    shown,
+)
 from sciopt.domains.offline.spaces import AMINO_ACIDS, DNA
 
 __all__ = ["LetterError", "detect_columns", "detected_column"]
@@ -95,6 +101,12 @@ def detected_column(name: str, values: Sequence[Any]) -> tuple[AbstractColumn, s
     numbers = [_number(value) for value in values]
     if all(number is not None for number in numbers):
         return _number_column(name, [number for number in numbers if number is not None])
+    for row, value in enumerate(values):
+        if not isinstance(value, Hashable) or isinstance(value, bytes):
+            raise ValueError(
+                f"detect_columns: expected `{name}` as plain texts, numbers or truth values, got {type(value).__name__} in "
+                f"row {row}. Give each part a column of its own."
+            )
     texts = [value if isinstance(value, str) else str(value) for value in values]
     distinct = sorted(set(texts))
     if all(isinstance(value, str) for value in values):
@@ -104,11 +116,13 @@ def detected_column(name: str, values: Sequence[Any]) -> tuple[AbstractColumn, s
     if len(distinct) > max(LEVELS, len(values) // 2) or (len(distinct) == len(values) > 8):
         raise ValueError(
             f"detect_columns: expected `{name}` as numbers, sequences or a category whose levels repeat, got {len(distinct)} "
-            f"different values in {len(values)} rows, such as {distinct[0]!r}. Leave it out if it names samples, or declare "
-            "the column."
+            f"different values in {len(values)} rows, such as {shown(distinct[0])}. Leave it out if it names samples, or "
+            "declare the column."
         )
     levels = tuple(sorted(set(values), key=str))
-    return CategoryColumn(name=name, levels=levels), f"{len(levels)} different values in {len(values)} rows"
+    alike = len({text.casefold() for text in distinct}) < len(distinct)
+    why = f"{len(levels)} different values in {len(values)} rows" + (", some differ in capitals alone" if alike else "")
+    return CategoryColumn(name=name, levels=levels), why
 
 
 def _number(value: Any) -> float | None:
@@ -146,11 +160,29 @@ def _check_letters(name: str, values: Sequence[str], distinct: list[str]) -> Non
             letter = next(letter for letter in value if letter not in alphabet)
             raise LetterError(
                 f"detect_columns: expected `{name}` in letters of {alphabet} ({kind}), as in {len(values) - len(wrong)} of "
-                f"{len(values)} rows, got {letter!r} in {value!r} in row {wrong[0]}. Correct or drop that row, or declare the "
-                "column."
+                f"{len(values)} rows, got {letter!r} in {shown(value)} in row {wrong[0]}. Correct or drop that row, or "
+                "declare the column."
             )
         if not wrong:
             return
+
+
+def _check_kinds(name: str, values: Sequence[str], letters: set[str]) -> None:
+    """Refuse DNA beside RNA, and small letters beside capitals, which are one alphabet to nobody but a computer."""
+    capitals = set("".join(letters).upper())
+    for kind, alphabet in ALPHABETS.items():
+        if letters <= {*alphabet, *alphabet.lower()} and capitals != letters and not letters <= set(alphabet.lower()):
+            row = next(row for row, value in enumerate(values) if value != value.upper())
+            raise LetterError(
+                f"detect_columns: expected `{name}` in capitals or in small letters ({kind}), got both, e.g. "
+                f"{shown(values[row])} in row {row}. Write one of them, or declare the column."
+            )
+    if capitals == set("ACGTU"):
+        row = next(row for row, value in enumerate(values) if "U" in value.upper())
+        raise LetterError(
+            f"detect_columns: expected `{name}` as DNA or as RNA, got T in some rows and U in others, e.g. "
+            f"{shown(values[row])} in row {row}. Write one of them, or declare the column."
+        )
 
 
 def _sequence_column(name: str, values: Sequence[str], distinct: list[str]) -> tuple[AbstractColumn, str] | None:
@@ -169,6 +201,11 @@ def _sequence_column(name: str, values: Sequence[str], distinct: list[str]) -> t
         return None
     if kind is None and not aligned and not (compact and shortest == longest):
         return None
+    if kind is None and compact and not all(text.isupper() or text.islower() for text in distinct):
+        if shortest < 6:
+            return None  # such as NaCl and LiBr
+    if kind is None and shortest >= 4:
+        _check_kinds(name, values, letters)
     if kind == "protein" and shortest < longest and longest < 8:
         return None
     if kind is not None:

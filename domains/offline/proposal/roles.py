@@ -10,7 +10,7 @@ from typing import Any, final
 
 from sciopt.campaign.registry import did_you_mean
 from sciopt.domains.offline.proposal.cells import as_number, cell_values, mostly_numbers, score_value
-from sciopt.domains.offline.proposal.detection import LetterError, detected_column
+from sciopt.domains.offline.proposal.detection import ALPHABETS, LetterError, detected_column
 from sciopt.domains.offline.proposal.table_file import TableError, TableFile
 
 __all__ = ["BATCH_COLUMNS", "ColumnRole", "Observations", "design_rows", "observations"]
@@ -48,7 +48,12 @@ LABELS |= {
     "url",
 }
 ENDINGS = {"id", "ids", "idx", "index", "date", "comment", "comments", "note", "notes", "barcode", "uuid"}
-DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d\d)( .*)?")
+MONTH = r"(jan|feb|mar|apr|ma[yi]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[a-z]*"
+DATE = re.compile(
+    r"\d{4}-\d\d?-\d\d?([T ].*)?|\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d\d)( .*)?"
+    rf"|\d{{1,2}}[ .-]+{MONTH}[ .,-]+\d\d(\d\d)?|{MONTH} \d{{1,2}},? \d{{4}}",
+    re.IGNORECASE,
+)
 
 
 @final
@@ -200,6 +205,11 @@ def _check_columns(table: TableFile, wanted: Sequence[str]) -> None:
                 f"{table.path}: expected column names in the first line, got {', '.join(found[:4])}, which look like data. "
                 "Add a line of names above them."
             )
+        if len(found) == 1 and len(found[0].split()) > 1:
+            raise TableError(
+                f"{table.path}: expected a column `{name}`, got one column `{found[0][:60]}`. Separate the cells by commas, "
+                "semicolons or tabs."
+            )
         known = f" Columns: {', '.join(found)}." if len(found) <= 30 else ""
         alike = [other for other in found if other.lower() == name.lower()]
         hint = f"Did you mean `{alike[0]}`?" if alike else did_you_mean(name, found)
@@ -249,6 +259,16 @@ def _roles(
     return kept, roles
 
 
+def _odd_letters(distinct: set[str]) -> str:
+    """The one or two signs that keep words from being sequences of DNA, RNA or protein; empty for none, or for many."""
+    letters = set("".join(distinct))
+    odd = sorted(letter for letter in letters if not letter.isalpha())
+    plain = {letter.upper() for letter in letters} - set(odd)
+    if not 0 < len(odd) <= 2 or min(map(len, distinct)) < 6 or not any(plain <= set(a) for a in ALPHABETS.values()):
+        return ""
+    return " and ".join(map(repr, odd))
+
+
 def _why_not(name: str, cells: list[str]) -> tuple[str, bool]:
     """Why a column is no design, and whether that is sure; empty if it may be one."""
     filled = [cell for cell in cells if cell]
@@ -278,6 +298,9 @@ def _why_not(name: str, cells: list[str]) -> tuple[str, bool]:
         except LetterError:  # a design with mistakes, which are told when all columns are known
             return "", True
         except ValueError:
+            odd = _odd_letters(distinct)
+            if odd:
+                return f"sequences with {odd}; --column {name}=sequence takes these for letters", True
             if all(re.search(r"\s", cell) for cell in distinct):
                 return "its cells are free text", True
             if any(re.search(r"[()=#\[\]]", cell) for cell in distinct):

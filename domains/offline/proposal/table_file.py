@@ -63,8 +63,8 @@ def read_table(path: str | Path) -> TableFile:
     """Read a table with column names in its first line.
 
     Commas, semicolons, tabs and bars are recognised as delimiters; byte-order marks, quoted cells, empty lines, lines of
-    comments (``#``) above the names, short rows and rows of nothing are understood. The file is read as a stream, in UTF-8,
-    or UTF-16 with its mark, or else Windows-1252 with a note.
+    comments (``#``) above the names, a ``#`` before the names, short rows and rows of nothing are understood. The file is
+    read as a stream, in UTF-8, or UTF-16 with its mark, or else Windows-1252 with a note.
 
     Args:
         path: of the file.
@@ -85,6 +85,10 @@ def read_table(path: str | Path) -> TableFile:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise TableError(
+                f"{path}: expected a file, got a pipe or a device, which cannot be read twice. Save the table first."
+            )
         with path.open("rb") as file:
             start = file.read(4)
     except OSError as error:
@@ -111,7 +115,7 @@ def read_table(path: str | Path) -> TableFile:
 
 def _read(path: Path, encoding: str, marked: bool, notes: tuple[str, ...]) -> TableFile:
     csv.field_size_limit(LARGEST_CELL)
-    skipped, told = _preamble(path, encoding)
+    skipped, told, hashed = _preamble(path, encoding)
     delimiter = told or _delimiter(path, encoding, skipped)
     with path.open(encoding=encoding, newline="") as file:
         for _ in range(skipped):
@@ -125,7 +129,12 @@ def _read(path: Path, encoding: str, marked: bool, notes: tuple[str, ...]) -> Ta
             for record in reader:
                 cells = [cell.strip() for cell in record]
                 if any(cells):
+                    if "\0" in "".join(cells):
+                        raise TableError(
+                            f"{path}, line {line}: expected text, got binary data. Save the table as CSV (UTF-8)."
+                        )
                     if not names:
+                        cells[0] = cells[0].lstrip("# ") if hashed else cells[0]
                         names = _names(path, line, cells)
                         columns = [[] for _ in names]
                     else:
@@ -141,8 +150,6 @@ def _read(path: Path, encoding: str, marked: bool, notes: tuple[str, ...]) -> Ta
         raise TableError(
             f"{path}: expected column names in the first line, got an empty file. Write the table into it."
         )
-    if "\0" in "".join(names):
-        raise TableError(f"{path}: expected text, got binary data. Save the table as CSV (UTF-8).")
     cells_of = {}
     for place, (name, column) in enumerate(zip(names, columns, strict=True), 1):
         if name or any(column):
@@ -150,18 +157,36 @@ def _read(path: Path, encoding: str, marked: bool, notes: tuple[str, ...]) -> Ta
     return TableFile(path=path, cells=cells_of, lines=lines, delimiter=delimiter, marked=marked, notes=notes)
 
 
-def _preamble(path: Path, encoding: str) -> tuple[int, str | None]:
-    """Lines above the names, and the delimiter where a spreadsheet says it (``sep=;``)."""
-    skipped = 0
+def _preamble(path: Path, encoding: str) -> tuple[int, str | None, bool]:
+    """Lines above the names, the delimiter where a spreadsheet says it (``sep=;``), and whether a ``#`` precedes the names."""
+    skipped, comment = 0, ""
     with path.open(encoding=encoding, newline="") as file:
         for text in file:
             told = text.strip().strip('"')
             if told[:4].lower() == "sep=" and len(told) == 5:
-                return skipped + 1, told[4]
+                return skipped + 1, told[4], False
             if text.strip() and not text.startswith("#"):
-                break
+                return (skipped - 1, None, True) if _heads(comment, text) else (skipped, None, False)
+            comment = text
             skipped += 1
-    return skipped, None
+    return skipped, None, False
+
+
+def _heads(comment: str, text: str) -> bool:
+    """Whether a comment holds the names of the cells in the line below it: as many, of which numbers stand below only."""
+    for delimiter in DELIMITERS:
+        names, cells = comment.strip().lstrip("# ").split(delimiter), text.split(delimiter)
+        if len(names) == len(cells) > 1 and all(map(str.strip, names)):
+            return any(map(_is_number, cells)) and not any(map(_is_number, names))
+    return False
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.strip().strip('"').replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def _delimiter(path: Path, encoding: str, skipped: int) -> str:

@@ -131,6 +131,12 @@ def test_numbers_are_rounded_as_people_write_them() -> None:
         (["ACGTA", "ACG", "TTTT"], "sequences of 3 to 5 letters of ACGT, padded at the right end"),
         (["THF", "DMF", "THF", "water"], "one of 'DMF', 'THF', 'water' (3 different values in 4 rows)"),
         (["THF", "DMF", "DMA"], "one of 'DMA', 'DMF', 'THF'"),
+        (["NaCl", "LiCl", "NaCN"], "one of 'LiCl', 'NaCN', 'NaCl'"),
+        (
+            ["True", "TRUE", "no"],
+            "one of 'TRUE', 'True', 'no' (3 different values in 3 rows, some differ in capitals alone)",
+        ),
+        (["A" * 500, "B" * 100], f"one of '{'A' * 30}...' (500 letters), '{'B' * 30}...' (100 letters)"),
         ([True, False, True], "one of False, True"),
         ([1, 2, 5], "whole numbers from 1 to 5 (the measured range)"),
         (["1", "2.5", "-3e1"], "numbers from -30 to 2.5"),
@@ -159,6 +165,20 @@ def test_declared_columns_replace_detected_ones() -> None:
         ([], "at least one row"),
         ([{"a": 1}, {"a": None}], "a value of `a` in each row, got none in row 1"),
         ([{"id": f"sample {k}"} for k in range(12)], "Leave it out if it names samples"),
+        (
+            [{"s": "ACGTAC"}, {"s": "ACGTAA"}, {"s": "acgtaa"}],
+            "in capitals or in small letters .DNA., got both, e.g. 'acgtaa' in row 2",
+        ),
+        (
+            [{"s": "ACGTACGt"}, {"s": "ACGTACGA"}],
+            "in capitals or in small letters .DNA., got both, e.g. 'ACGTACGt' in row 0",
+        ),
+        (
+            [{"s": "ACGTAC"}, {"s": "ACGUAC"}],
+            "as DNA or as RNA, got T in some rows and U in others, e.g. 'ACGUAC' in row 1",
+        ),
+        ([{"s": [1, 2]}, {"s": [1, 3]}], "`s` as plain texts, numbers or truth values, got list in row 0"),
+        ([{"s": b"ACGT"}, {"s": b"ACGA"}], "`s` as plain texts, numbers or truth values, got bytes in row 0"),
     ],
 )
 def test_tables_that_tell_nothing_are_refused(rows: list, message: str) -> None:

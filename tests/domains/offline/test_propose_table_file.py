@@ -1,6 +1,7 @@
 """Tables as laboratories and spreadsheets write them, and what their columns are taken for."""
 
 import math
+import os
 
 import pytest
 
@@ -67,11 +68,33 @@ def test_short_rows_are_filled_and_a_column_of_nothing_is_dropped(tmp_path):
         ('seq,score\nACGT,1\n"ACGA,2\nACGC,3\n', "line 3: .*quotation mark"),
         (b"PK\x03\x04 and so on", "got a spreadsheet. Save it as CSV"),
         (b"\x1f\x8b and so on", "got a compressed file"),
+        (b"seq,score\nACGT,1\nAC\0GT,2\n", "line 3: expected text, got binary data"),
+        (b"seq,score\nACGT,1\n" + bytes(20), "line 3: expected text, got binary data"),
+        ("seq,score\nACGT,1\n".encode("utf-16-le"), "line 1: expected text, got binary data"),
     ],
 )
 def test_what_cannot_be_read_is_said_with_its_line(tmp_path, text, message):
     with pytest.raises(TableError, match=message):
         read_table(table(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("#seq,score\nACGT,1\n", ["seq", "score"]),
+        ("# made in May\n# seq;score\nACGT;1,5\n", ["seq", "score"]),
+        ("# made by me, in May\nseq,score\nACGT,1\n", ["seq", "score"]),
+        ("# made by me, 2024\nACGT,1\nACGA,2\n", ["ACGT", "1"]),
+    ],
+)
+def test_names_behind_a_comment_sign(tmp_path, text, names):
+    assert list(read_table(table(tmp_path, text)).cells) == names
+
+
+def test_a_pipe_cannot_be_read_twice(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TableError, match="got a pipe or a device, which cannot be read twice. Save the table first"):
+        read_table(tmp_path / "pipe")
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
@@ -133,6 +156,8 @@ def test_scores_that_are_missing_wait(tmp_path):
         ("<0.1", "line 3: .*Censored values are not modelled"),
         ("high", "line 3: .*got 'high'"),
         ("1_000", "line 3: .*got '1_000'"),
+        ("1,234", "line 3: .*Write 1234, without separators of thousands, or pass --decimal-comma"),
+        ("1,234.5", "line 3: .*Write 1234.5, without separators of thousands"),
     ],
 )
 def test_scores_that_are_no_numbers(tmp_path, cell, message):
@@ -152,7 +177,25 @@ def test_values_of_design_columns(tmp_path):
     assert comma.designs == [{"dose": 1.5}, {"dose": 2.5}] and comma.scores == [0.5, 1.0]
 
 
+def test_points_between_thousands_are_no_decimal_points(tmp_path):
+    for text in ("dose;y\n1.234;0,5\n2;1\n", "dose;y\n1;1.234,5\n2;1\n"):
+        with pytest.raises(TableError, match="line 2: .*Write 1234.*or with a comma if the point is meant as one"):
+            found(tmp_path, text, decimal_comma=True)
+
+
+def test_sequences_with_signs_and_dates_are_left_out_with_the_reason(tmp_path):
+    words = ["".join("ACGT"[(k >> 2 * j) & 3] for j in range(8)) for k in range(12)]
+    text = "seq,start,x,y\n" + "".join(f"{w}*,{k + 1} May 2024,{k / 4},{k}\n" for k, w in enumerate(words))
+    _, roles = found(tmp_path, text)
+    assert roles["seq"] == "left out, sequences with '*'; --column seq=sequence takes these for letters"
+    assert roles["start"] == "left out, its cells are dates"
+    got, _ = found(tmp_path, text, words=["seq"])
+    assert got.names == ["seq", "x"]
+
+
 def test_names_that_are_not_there(tmp_path):
+    with pytest.raises(TableError, match="got one column `x y`. Separate the cells by commas"):
+        found(tmp_path, "x y\n1 2\n")
     with pytest.raises(TableError, match="expected a column `yeild`, got none of that name. Did you mean `yield`?"):
         found(tmp_path, "x,yield\n1,2\n", score="yeild")
     with pytest.raises(TableError, match="look like data. Add a line of names"):
@@ -174,6 +217,7 @@ def test_several_tables_share_their_columns(tmp_path):
 
 
 def test_numbers_in_cells():
+    assert as_number("\u22122.5", False) == -2.5 and as_number("\u22122", False) == -2, "the minus of spreadsheets"
     assert as_number("12", False) == 12 and isinstance(as_number("12", False), int)
     assert as_number("-1.5e3", False) == -1500 and as_number("1,5", True) == 1.5
     assert (
