@@ -1,8 +1,7 @@
-"""Search for the motifs that explain a table: from the strongest pair, letter by letter, in turns."""
+"""Search for the motifs that explain a table: grown on a scale, and kept where they stand out from chance."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -10,61 +9,14 @@ from typing import final
 import torch
 from torch import Tensor
 
-from sciopt.checks import check_option
-from sciopt.domains.offline.rules.motifs import Motif, motif_of
+from sciopt.domains.offline.rules.growth import Discovery, Growth
+from sciopt.domains.offline.rules.motifs import Motif
 from sciopt.domains.offline.rules.scales import AbstractScale, Effects, LogScale, ProductScale
-from sciopt.domains.offline.rules.screening import (
-    centred,
-    extension_gains,
-    level_gain,
-    null_maxima,
-    pair_statistics,
-    tail,
-)
+from sciopt.domains.offline.rules.screening import null_maxima, pair_statistics, tail
+from sciopt.domains.offline.rules.sites import Sites
 from sciopt.domains.offline.spaces import CategoricalSpace
 
 __all__ = ["Discovery", "MotifModel", "discover"]
-
-EXPLAINED = 1 - 1e-5  # share of the variance at which nothing is left to be found
-REGROWN = 4  # motifs that are left out in turn
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Discovery:
-    """How motifs are looked for.
-
-    Args:
-        span: most positions from a motif's first to its last letter; None: the length.
-        motifs: most motifs.
-        letters: most letters in each.
-        level: largest chance of a motif under the null, which every motif that is kept must stay below.
-        draws: of the null, whose tail is extrapolated by Gumbel's law.
-        sweeps: most rounds of exchanging letters after each new motif.
-
-    Raises:
-        ValueError: for options out of range.
-
-    Example:
-        >>> Discovery(motifs=2).letters
-        8
-    """
-
-    span: int | None = None
-    motifs: int = 12
-    letters: int = 8
-    level: float = 0.01
-    draws: int = 12
-    sweeps: int = 3
-
-    def __post_init__(self) -> None:
-        ok = self.span is None or self.span >= 2
-        check_option("Discovery", "span", self.span, ok, ">= 2 or None", "None allows the whole length.")
-        check_option("Discovery", "motifs", self.motifs, self.motifs >= 1, ">= 1", "12 is a good start.")
-        check_option("Discovery", "letters", self.letters, self.letters >= 2, ">= 2", "8 is a good start.")
-        check_option("Discovery", "level", self.level, 0 < self.level < 1, "in (0, 1)", "0.01 is strict.")
-        check_option("Discovery", "draws", self.draws, self.draws >= 10, ">= 10", "12 fits the tail.")
-        check_option("Discovery", "sweeps", self.sweeps, self.sweeps >= 0, ">= 0", "3 is a good start.")
 
 
 @final
@@ -98,213 +50,43 @@ class MotifModel:
         return self.scale.score(self.effects.total(self.motifs, designs))
 
 
-class _Search:
-    """The state of one search: the table, the motifs so far, and their effects."""
+def _chances(found: Growth, generator: torch.Generator) -> list[float]:
+    """Of any pair as strong as the strongest of each motif, in what the other motifs leave, under the null."""
+    if not found.motifs:
+        return []
+    found.refit()
+    lefts = torch.stack([found.target(index)[0] for index in range(len(found.motifs))])
+    weight = found.effects.weight
+    maxima = null_maxima(found.sites, lefts, weight, found.span, found.options.draws, generator)
+    out = []
+    for motif, left, null in zip(found.motifs, lefts, maxima, strict=True):
+        statistics = pair_statistics(found.sites, left, weight, motif.span)
+        pairs = [(one, two) for k, one in enumerate(motif.elements) for two in motif.elements[k + 1 :]]
+        out.append(tail(max(float(statistics[o2 - o1 - 1, a1, a2]) for (o1, a1), (o2, a2) in pairs), null))
+    return out
 
-    def __init__(
-        self,
-        space: CategoricalSpace,
-        designs: Tensor,
-        scores: Tensor,
-        scale: AbstractScale,
-        options: Discovery,
-        generator: torch.Generator,
-    ) -> None:
-        self.space, self.designs, self.scores, self.scale, self.options = space, designs, scores, scale, options
-        self.span = min(space.length, options.span or space.length)
-        self.motifs: list[Motif] = []
-        self.effects = scale.fit([], designs, scores)
-        self.generator = generator
-        pairs = (self.span - 1) * space.letters**2
-        self.threshold = (
-            2 * math.log(pairs)
-        ) ** 0.5 + 1.5  # of a pair's statistic: rarely reached by independent noise
-        self.stable: set[tuple[Motif, frozenset[Motif]]] = set()  # motifs that nothing improves beside these others
-        self.whole: set[Motif] = set()  # motifs that were not worth a split
-        self.cut = (self.threshold - 1) ** 2  # of the gain of one letter
 
-    def refit(self) -> None:
-        self.effects = self.scale.fit(self.motifs, self.designs, self.scores)
+def _confirmed(found: Growth, generator: torch.Generator) -> MotifModel:
+    """Only motifs that stand out against the null, in what the others leave unexplained."""
+    found.motifs = list(dict.fromkeys(found.motifs))
+    found.prune()
+    chances = _chances(found, generator)
+    kept = [k for k, chance in enumerate(chances) if chance <= found.options.level]
+    found.motifs = [found.motifs[k] for k in kept]
+    found.refit()
+    made = _model(found, found.scale, found.effects, [chances[k] for k in kept])
+    if isinstance(found.scale, LogScale):  # which does not see scores of 0: their share is measured on the scores
+        scale = ProductScale()
+        other = _model(found, scale, scale.fit(found.motifs, found.designs, found.scores), list(made.chances))
+        made = other if other.explained > made.explained else made
+    return made
 
-    def target(self, index: int) -> tuple[Tensor, Tensor]:
-        """What the motif of this index has to explain, the others given."""
-        weight = self.effects.weight
-        left = self.effects.residual + self.effects.part(index, self.motifs[index], self.designs)
-        return centred(torch.where(weight > 0, left, 0.0), weight), weight
 
-    def extended(self, motif: Motif, left: Tensor, weight: Tensor) -> tuple[Motif, float]:
-        """The best motif with one more letter, and its gain."""
-        places, gains = extension_gains(self.space, motif, self.designs, left, weight, self.span)
-        if not gains.numel() or not bool(torch.isfinite(gains).any()):
-            return motif, float("-inf")
-        best = int(gains.argmax())
-        element = (int(places[best // self.space.letters]), best % self.space.letters)
-        made = motif_of([*motif.elements, element])
-        return made, level_gain(made, self.designs, left, weight)
-
-    def improve(self, index: int) -> bool:
-        """Add, exchange and drop letters of one motif while the others stand still; whether anything changed."""
-        key = (self.motifs[index], frozenset(self.motifs))
-        if key in self.stable:
-            return False
-        self.refit()
-        left, weight = self.target(index)
-        motif = start = self.motifs[index]
-        gain = level_gain(motif, self.designs, left, weight)
-        total, rows = float((weight * left.square()).sum()), int((weight > 0).sum())
-
-        def needed(reached: float) -> float:  # in units of the variance that would be left
-            return self.cut * max(total - reached, 1e-9 * total) / rows
-
-        while len(motif) < self.options.letters:
-            longer, reached = self.extended(motif, left, weight)
-            if reached - gain <= needed(reached):
-                break
-            motif, gain = longer, reached
-        for element in motif.elements:
-            if len(motif) <= 2:
-                break
-            if element not in motif.elements:  # exchanges may have moved the first letter: the next sweep sees to it
-                continue
-            rest = motif.without(element)
-            other, reached = self.extended(rest, left, weight)
-            without = level_gain(rest, self.designs, left, weight)
-            if max(reached, gain) - without < needed(max(reached, gain)):
-                motif, gain = rest, without
-            elif reached > gain * (1 + 1e-6):
-                motif, gain = other, reached
-        self.motifs[index] = motif
-        if motif == start:
-            self.stable.add(key)
-        return motif != start
-
-    def prune(self) -> bool:
-        """Drop motifs that no longer explain anything, the weakest first; whether any went."""
-        before = len(self.motifs)
-        while self.motifs:
-            self.refit()
-            gains = [level_gain(m, self.designs, *self.target(k)) for k, m in enumerate(self.motifs)]
-            least = min(range(len(gains)), key=gains.__getitem__)
-            if gains[least] >= self.cut:
-                break
-            del self.motifs[least]
-        return len(self.motifs) < before
-
-    def worth(self) -> float:
-        """What is to be lowered: minus twice the log-likelihood, and a price for each letter."""
-        rows = int((self.effects.weight > 0).sum())
-        return rows * math.log(max(1 - self.effects.explained, 1e-12)) + self.cut * sum(map(len, self.motifs))
-
-    def settle(self) -> None:
-        """Improve motifs in turns, and drop what has become superfluous, until nothing changes."""
-        for _ in range(self.options.sweeps):
-            changed = [self.improve(index) for index in range(len(self.motifs))]
-            if not (self.prune() or any(changed)):
-                break
-        self.refit()
-
-    def split(self) -> bool:
-        """Cut a motif that has swallowed parts of two into these; whether it was worth it."""
-        interleaved = not isinstance(self.scale, ProductScale)  # whose fits take too long for all subsets
-        for index, motif in enumerate(self.motifs):
-            if len(motif) < 4 or self.effects.explained >= EXPLAINED or motif in self.whole:
-                continue
-            known, best, kept = list(self.motifs), self.worth(), None
-            for mask in range(1, 1 << (len(motif) - 1)):  # the last letter is always in the second part
-                one = [e for k, e in enumerate(motif.elements) if mask >> k & 1]
-                two = [e for k, e in enumerate(motif.elements) if not mask >> k & 1]
-                if min(len(one), len(two)) < 2 or (one[-1] > two[0] and not interleaved):
-                    continue
-                self.motifs = [*known[:index], motif_of(one), *known[index + 1 :], motif_of(two)]
-                self.refit()
-                if self.worth() < best:
-                    best, kept = self.worth(), self.motifs
-            self.motifs = known if kept is None else kept
-            self.refit()
-            if kept is not None:
-                return True
-            self.whole.add(motif)
-        return False
-
-    def regrow(self) -> bool:
-        """Leave out one motif and let the others grow, the shortest first; whether it was worth it."""
-        for motif in sorted(self.motifs, key=len)[:REGROWN]:
-            known, before = list(self.motifs), self.worth()
-            self.motifs = [kept for kept in known if kept != motif]
-            self.refit()
-            self.settle()
-            if self.worth() < before - 1e-6 * abs(before):
-                return True
-            self.motifs = known
-            self.refit()
-        return False
-
-    def grow(self) -> None:
-        """Start motifs from the strongest pairs that are left, one after the other."""
-        while len(self.motifs) < self.options.motifs and self.effects.explained < EXPLAINED:
-            statistics = pair_statistics(
-                self.space, self.designs, self.effects.residual, self.effects.weight, self.span
-            )
-            if float(statistics.max()) < self.threshold:
-                break
-            best, letters = int(statistics.argmax()), self.space.letters
-            shift, first, second = best // letters**2 + 1, best // letters % letters, best % letters
-            known, before = list(self.motifs), self.worth()
-            self.motifs.append(Motif(letters=(first, second), offsets=(0, shift)))
-            self.improve(len(self.motifs) - 1)
-            self.settle()
-            while self.split():
-                self.settle()
-            if self.motifs == known or self.worth() >= before:
-                self.motifs = known
-                self.refit()
-                break
-
-    def run(self) -> None:
-        """Grow, and where something stays unexplained, leave out and grow again."""
-        self.grow()
-        for _ in range(self.options.sweeps):
-            if self.effects.explained >= EXPLAINED or not self.motifs or not self.regrow():
-                break
-            self.grow()
-
-    def chances(self) -> list[float]:
-        """Of any pair as strong as the strongest of each motif, in what the other motifs leave, under the null."""
-        if not self.motifs:
-            return []
-        self.refit()
-        lefts = torch.stack([self.target(index)[0] for index in range(len(self.motifs))])
-        weight, draws = self.effects.weight, self.options.draws
-        maxima = null_maxima(self.space, self.designs, lefts, weight, self.span, draws, self.generator)
-        out = []
-        for motif, left, null in zip(self.motifs, lefts, maxima, strict=True):
-            statistics = pair_statistics(self.space, self.designs, left, weight, motif.span)
-            pairs = [(one, two) for k, one in enumerate(motif.elements) for two in motif.elements[k + 1 :]]
-            out.append(tail(max(float(statistics[o2 - o1 - 1, a1, a2]) for (o1, a1), (o2, a2) in pairs), null))
-        return out
-
-    def finished(self) -> MotifModel:
-        """Only motifs that stand out against the null, in what the others leave unexplained."""
-        self.motifs = list(dict.fromkeys(self.motifs))
-        self.prune()
-        chances = self.chances()
-        kept = [k for k, chance in enumerate(chances) if chance <= self.options.level]
-        self.motifs = [self.motifs[k] for k in kept]
-        self.refit()
-        made = self.model(self.scale, self.effects, [chances[k] for k in kept])
-        if isinstance(self.scale, LogScale):  # which does not see scores of 0: their share is measured on the scores
-            scale = ProductScale()
-            other = self.model(scale, scale.fit(self.motifs, self.designs, self.scores), list(made.chances))
-            made = other if other.explained > made.explained else made
-        return made
-
-    def model(self, scale: AbstractScale, effects: Effects, chances: list[float]) -> MotifModel:
-        """The motifs with these effects, and the share of the scores' variance that they explain."""
-        error = self.scores - scale.score(effects.total(self.motifs, self.designs))
-        share = 1 - float(error.square().mean()) / max(float(self.scores.var(correction=0)), 1e-300)
-        return MotifModel(
-            scale=scale, motifs=tuple(self.motifs), chances=tuple(chances), effects=effects, explained=share
-        )
+def _model(found: Growth, scale: AbstractScale, effects: Effects, chances: list[float]) -> MotifModel:
+    """The motifs with these effects, and the share of the scores' variance that they explain."""
+    error = found.scores - scale.score(effects.total(found.motifs, found.designs))
+    share = 1 - float(error.square().mean()) / max(float(found.scores.var(correction=0)), 1e-300)
+    return MotifModel(scale=scale, motifs=tuple(found.motifs), chances=tuple(chances), effects=effects, explained=share)
 
 
 def discover(
@@ -341,10 +123,11 @@ def discover(
         True
     """
     best: MotifModel | None = None
+    sites = Sites.of(space, designs)
     for scale in scales:
-        search = _Search(space, designs, scores, scale, options, generator)
-        search.run()
-        made = search.finished()
+        growth = Growth(sites, scores, scale, options)
+        growth.run()
+        made = _confirmed(growth, generator)
         if best is None or made.explained > best.explained + 1e-3:
             best = made
         if best.explained > 0.95:

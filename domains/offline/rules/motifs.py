@@ -59,14 +59,16 @@ class Motif:
         return "".join(alphabet[placed[k]] if k in placed else "." for k in range(self.span))
 
     def found(self, designs: Tensor) -> Tensor:
-        """Letters found for each start inside the design, int64 ``(n, length - span + 1)``."""
-        starts = torch.arange(designs.shape[1] - self.span + 1, device=designs.device)
-        offsets, letters = (torch.tensor(part, device=designs.device) for part in (self.offsets, self.letters))
-        return (designs[:, starts.unsqueeze(-1) + offsets] == letters).sum(-1)
+        """Letters found for each start inside the design ``(n, length - span + 1)``, uint8 for up to 255 letters."""
+        starts = designs.shape[1] - self.span + 1
+        found = torch.zeros_like(designs[:, :starts], dtype=torch.uint8 if len(self) < 256 else torch.int64)
+        for offset, letter in self.elements:
+            found += designs[:, offset : offset + starts] == letter
+        return found
 
     def matches(self, designs: Tensor) -> Tensor:
         """Most letters found at any one start, int64 ``(n,)``."""
-        return self.found(designs).amax(-1)
+        return self.found(designs).amax(-1).long()
 
     def without(self, element: tuple[int, int]) -> Motif:
         """The motif with one element less."""

@@ -18,6 +18,7 @@ __all__ = ["AbstractScale", "AdditiveScale", "Effects", "LogScale", "ProductScal
 
 PENALTY = 1e-4  # on each effect: only so that levels never seen have none
 TINY = 1e-12
+TABLE = 1 << 16  # combinations of levels beyond which those that occur are counted
 
 
 @final
@@ -142,7 +143,7 @@ class ProductScale(AbstractScale):
     def fit(self, motifs: Sequence[Motif], designs: Tensor, scores: Tensor) -> Effects:
         """See `AbstractScale.fit`: a small non-linear problem on the distinct combinations of levels."""
         scale = scores.std(correction=0).clamp(min=TINY * float(scores.abs().max()))
-        rows, place, count = _distinct(motifs, designs)
+        rows, place, count = distinct(motifs, designs)
         columns = _columns(motifs, rows, scores)
         mean = scores.new_zeros(len(rows)).index_add(0, place, scores) / count
         start = torch.cat([scores.mean().log().unsqueeze(0), scores.new_zeros(columns.shape[1] - 1)])
@@ -183,18 +184,26 @@ def choose_scales(scores: Tensor) -> tuple[AbstractScale, ...]:
     return tuple(scale for scale in ordered if scale.suits(scores))
 
 
-def _distinct(motifs: Sequence[Motif], designs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct combinations of levels ``(m, c)``, the one of each design, and how many designs have each."""
-    if not motifs:
-        empty = designs.new_zeros(1, 0)
-        return (
-            empty,
-            designs.new_zeros(len(designs)),
-            torch.tensor([float(len(designs))], dtype=torch.float64).to(designs.device),
-        )
-    levels = torch.stack([motif.matches(designs) for motif in motifs], -1)
-    rows, place, count = torch.unique(levels, dim=0, return_inverse=True, return_counts=True)
-    return rows, place, count.to(torch.float64)
+def distinct(motifs: Sequence[Motif], designs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct combinations of levels ``(m, c)`` in lexicographic order, the one of each design, and how many have each."""
+    n = len(designs)
+    levels = [motif.matches(designs) for motif in motifs]
+    code, kinds = torch.zeros(n, dtype=torch.int64, device=designs.device), 1
+    for motif, level in zip(motifs, levels, strict=True):
+        code, kinds = code * (len(motif) + 1) + level, kinds * (len(motif) + 1)
+        if kinds > TABLE:
+            code, kinds = _ranked(code, kinds)
+    code, kinds = _ranked(code, kinds)
+    count = torch.bincount(code, minlength=kinds)
+    last = code.new_empty(kinds).scatter_(0, code, torch.arange(n, device=code.device))  # one design of each kind
+    rows = torch.stack([level[last] for level in levels], -1) if levels else last.new_zeros(kinds, 0)
+    return rows, code, count.to(torch.float64)
+
+
+def _ranked(code: Tensor, kinds: int) -> tuple[Tensor, int]:
+    """Codes in ``[0, kinds)`` numbered anew in their order, without those that nobody has."""
+    rank = torch.zeros(kinds, dtype=torch.int64, device=code.device).scatter_(0, code, 1).cumsum(0)
+    return rank[code] - 1, int(rank[-1])
 
 
 def _columns(motifs: Sequence[Motif], rows: Tensor, like: Tensor) -> Tensor:
@@ -213,7 +222,7 @@ def _linear(motifs: Sequence[Motif], designs: Tensor, targets: Tensor, counted: 
     """Least squares on the levels, over rows that count, summed over equal combinations of levels."""
     mean = (counted * targets).sum() / counted.sum()
     spread = (counted * (targets - mean).square()).sum() / counted.sum()
-    rows, place, _ = _distinct(motifs, designs)
+    rows, place, _ = distinct(motifs, designs)
     columns = _columns(motifs, rows, targets)
     mass = targets.new_zeros(len(rows)).index_add(0, place, counted)
     sums = targets.new_zeros(len(rows)).index_add(0, place, counted * (targets - mean))

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from sciopt.domains.offline.rules.motifs import Motif
-from sciopt.domains.offline.spaces import CategoricalSpace
+from sciopt.domains.offline.rules.sites import Sites, small
 
-__all__ = ["centred", "extension_gains", "level_gain", "null_maxima", "pair_statistics", "tail"]
+__all__ = ["centred", "extension_gains", "foremost", "level_gain", "null_maxima", "pair_statistics", "tail"]
 
 LEAST = 5  # designs with a pattern, for it to count
+EQUAL = 1e-5  # relative difference of sums in float32 that means nothing
+CELLS = 1 << 20  # of a table of pairs
 
 
 def centred(residual: Tensor, weight: Tensor) -> Tensor:
@@ -18,55 +20,70 @@ def centred(residual: Tensor, weight: Tensor) -> Tensor:
     return residual - (weight * residual).sum() / weight.sum().clamp(min=1e-300)
 
 
-def pair_statistics(space: CategoricalSpace, designs: Tensor, residual: Tensor, weight: Tensor, span: int) -> Tensor:
+def pair_statistics(sites: Sites, residual: Tensor, weight: Tensor, span: int) -> Tensor:
     """How far designs with a pair anywhere lie above the others, in standard errors: ``(span - 1, letters, letters)``.
 
     Entry ``[s - 1, a, b]`` is for letter a with letter b standing s positions later; 0 where too few designs have it.
 
     Args:
-        space: the designs.
-        designs: ``(n, length)``.
+        sites: the designs.
         residual: what is to be explained ``(n,)``.
         weight: inverse variances ``(n,)``, 0 for rows that do not count.
         span: most positions from first to last letter.
 
     Example:
+        >>> from sciopt.domains.offline.spaces import CategoricalSpace
         >>> space = CategoricalSpace(length=2, alphabet="ab")
         >>> designs = space.everything().repeat(8, 1)
         >>> value = ((designs[:, 0] == 0) & (designs[:, 1] == 1)).double()
-        >>> int(pair_statistics(space, designs, value, torch.ones(32, dtype=torch.float64), 2).argmax())
+        >>> int(pair_statistics(Sites.of(space, designs), value, torch.ones(32, dtype=torch.float64), 2).argmax())
         1
     """
-    return _statistics(space, designs, residual.unsqueeze(0), weight, span).squeeze(0)
+    return _statistics(sites, residual.unsqueeze(0), weight, span).squeeze(0)
 
 
-def _statistics(space: CategoricalSpace, designs: Tensor, residuals: Tensor, weight: Tensor, span: int) -> Tensor:
+def _statistics(sites: Sites, residuals: Tensor, weight: Tensor, span: int) -> Tensor:
     """`pair_statistics` of several residuals ``(c, n)`` at once."""
-    n, letters, rows = len(designs), space.letters, len(residuals)
-    used = (weight > 0).to(torch.float32)
-    left = torch.stack([weight * centred(residual, weight) for residual in residuals]).to(torch.float32)
-    sums = torch.cat([left, weight.to(torch.float32).unsqueeze(0), used.unsqueeze(0)])
-    total = sums[rows].sum()
-    out = designs.new_zeros(rows, span - 1, letters * letters, dtype=torch.float32)
+    rows, pairs, used = len(residuals), sites.letters**2, (weight > 0).to(weight)
+    sums = [weight * centred(residual, weight) for residual in residuals] + [used]
+    if not bool((weight == weight.max() * used).all()):
+        sums.append(weight)  # which otherwise is known from the count
+    first, second = sites.columns.long() * sites.letters, sites.columns
+    total, out = weight.sum(), []
     for shift in range(1, span):
-        present = torch.zeros(n, letters * letters, dtype=torch.float32, device=designs.device)
-        present.scatter_(1, designs[:, :-shift] * letters + designs[:, shift:], 1.0)
-        summed = sums @ present
-        gain, mass, count = summed[:rows], summed[rows], summed[rows + 1]
+        summed = _pair_sums(first[:-shift] + second[shift:], torch.stack(sums), pairs)
+        gain, count = summed[:rows], summed[rows]
+        mass = summed[rows + 1] if len(sums) > rows + 1 else weight.max() * count
         spread = mass * (1 - mass / total)
         enough = (count >= LEAST) & (used.sum() - count >= LEAST) & (spread > 1e-6 * total)
-        out[:, shift - 1] = torch.where(enough, gain / spread.clamp(min=1e-30).sqrt(), 0.0)
-    return out.unflatten(-1, (letters, letters))
+        out.append(torch.where(enough, gain / spread.clamp(min=1e-30).sqrt(), 0.0))
+    return torch.stack(out, 1).unflatten(-1, (sites.letters, sites.letters))
+
+
+def _pair_sums(pair: Tensor, values: Tensor, pairs: int) -> Tensor:
+    """Sums ``(k, pairs)`` of values ``(k, n)`` over the designs that have each pair, once however often they have it.
+
+    A design's pairs ``(starts, n)`` write their start into its row of a table, where only the last to write finds its own:
+    no table need be cleared, and nothing is spent on pairs that do not occur.
+    """
+    starts, n = pair.shape
+    chunk = min(n, max(1, CELLS // pairs))  # so that the table stays in the cache
+    table = torch.empty(chunk * pairs, dtype=small(starts), device=pair.device)
+    names = torch.arange(starts, dtype=table.dtype, device=pair.device).unsqueeze(-1).expand(starts, chunk).contiguous()
+    row = torch.arange(chunk, device=pair.device) * pairs
+    summed = values.new_zeros(len(values), pairs)
+    for low in range(0, n, chunk):
+        part = pair[:, low : low + chunk]
+        width = part.shape[1]
+        cell, name = (part + row[:width]).flatten(), names[:, :width].flatten()
+        once = (table.scatter_(0, cell, name).gather(0, cell) == name).view(starts, width)
+        for total, value in zip(summed, values, strict=True):
+            total.scatter_add_(0, part.flatten(), (once * value[low : low + chunk]).flatten())
+    return summed
 
 
 def null_maxima(
-    space: CategoricalSpace,
-    designs: Tensor,
-    residuals: Tensor,
-    weight: Tensor,
-    span: int,
-    draws: int,
-    generator: torch.Generator,
+    sites: Sites, residuals: Tensor, weight: Tensor, span: int, draws: int, generator: torch.Generator
 ) -> Tensor:
     """Largest pair statistics ``(c, draws)`` of residuals ``(c, n)`` after renaming letters at each position independently.
 
@@ -75,10 +92,10 @@ def null_maxima(
     """
     largest = []
     for _ in range(draws):
-        order = torch.rand(space.length, space.letters, generator=generator, device=generator.device).argsort(-1)
-        renamed = order.to(designs.device)[torch.arange(space.length, device=designs.device), designs]
-        largest.append(_statistics(space, renamed, residuals, weight, span).flatten(1).amax(-1))
-    return torch.stack(largest, -1).to(torch.float64)
+        order = torch.rand(sites.length, sites.letters, generator=generator, device=generator.device).argsort(-1)
+        renamed = sites.renamed(order.to(weight.device))
+        largest.append(_statistics(renamed, residuals, weight, span).flatten(1).amax(-1))
+    return torch.stack(largest, -1)
 
 
 def tail(statistic: float, maxima: Tensor) -> float:
@@ -93,46 +110,61 @@ def tail(statistic: float, maxima: Tensor) -> float:
     return float(-torch.expm1(-torch.exp(torch.tensor((centre - statistic) / max(slope, 1e-9), dtype=torch.float64))))
 
 
-def level_gain(motif: Motif, designs: Tensor, residual: Tensor, weight: Tensor) -> float:
+def foremost(values: Tensor) -> int:
+    """The first place of the largest value, which is positive; what rounding alone sets apart counts as equal.
+
+    In tables with a symmetry, such as both strands of DNA, motifs come in pairs of equal worth.
+
+    Example:
+        >>> foremost(torch.tensor([[1.0, 3.0], [3.0 + 1e-6, 2.0]]))
+        1
+    """
+    return int((values.flatten() >= (1 - EQUAL) * values.max()).nonzero()[0])
+
+
+def level_gain(motif: Motif, sites: Sites, residual: Tensor, weight: Tensor) -> float:
     """Twice the log-likelihood that free effects of the motif's levels explain, of centred residuals."""
-    level = motif.matches(designs)
-    sums = residual.new_zeros(len(motif) + 1).index_add(0, level, weight * residual)
-    mass = residual.new_zeros(len(motif) + 1).index_add(0, level, weight)
+    level = motif.matches(sites.designs)
+    sums = residual.new_zeros(len(motif) + 1).scatter_add(0, level, weight * residual)
+    mass = residual.new_zeros(len(motif) + 1).scatter_add(0, level, weight)
     return float((sums.square() / mass.clamp(min=1e-30)).sum())
 
 
-def extension_gains(
-    space: CategoricalSpace, motif: Motif, designs: Tensor, residual: Tensor, weight: Tensor, span: int
-) -> tuple[Tensor, Tensor]:
+def extension_gains(motif: Motif, sites: Sites, residual: Tensor, weight: Tensor, span: int) -> tuple[Tensor, Tensor]:
     """`level_gain` of the motif with one more letter, for all letters at all free offsets.
 
     Returns:
         Offsets ``(t,)``, which may lie before the motif, and gains ``(t, letters)``; -inf where the letter would be found
         with the motif in too few designs.
     """
-    length, letters = space.length, space.letters
-    taken, last = set(motif.offsets), motif.span - 1
-    places = [t for t in range(last - span + 1, span) if t not in taken]
+    length, letters, last = sites.length, sites.letters, motif.span - 1
+    places = [t for t in range(last - span + 1, span) if t not in set(motif.offsets)]
     if not places:
-        return designs.new_zeros(0), residual.new_zeros(0, letters, dtype=torch.float32)
-    found = motif.found(designs)
+        return weight.new_zeros(0, dtype=torch.int64), residual.new_zeros(0, letters)
+    found = motif.found(sites.designs).mT
     sums = torch.stack([weight * residual, weight, (weight > 0).to(weight)]).to(torch.float32)
-    kinds = torch.arange(len(motif) + 1, device=designs.device)
-    out = []
+    kinds = torch.arange(len(motif) + 1, device=weight.device).unsqueeze(-1)
+    rises = torch.empty(len(sites), letters, dtype=torch.float32, device=weight.device)
+    at_best = by_level = total = torch.empty(0, device=weight.device)
+    window, moves, totals = (-1, -1), [], []
     for t in places:
         low, high = max(0, -t), length - max(last, t)
-        inside = found[:, low:high]
-        best = inside.amax(-1)
+        if (low, high) != window:  # all places inside the motif have the same
+            window, inside = (low, high), found[low:high]
+            best = inside.amax(0)
+            at_best = (inside == best).to(torch.float32).flatten()
+            by_level = (sums.unsqueeze(1) * (best == kinds)).flatten(0, 1)
+            total = by_level.sum(-1)
         # a design rises by one level with letter c if c stands at the place at one of its best starts
-        rises = torch.zeros(len(designs), letters + 1, dtype=torch.float32, device=designs.device)
-        at_best = inside == best.unsqueeze(-1)
-        rises.scatter_(1, torch.where(at_best, designs[:, low + t : high + t], letters), 1.0)
-        by_level = (sums.unsqueeze(1) * (best == kinds.unsqueeze(-1)).to(torch.float32)).flatten(0, 1)
-        moved = (by_level @ rises[:, :letters]).unflatten(0, (3, len(kinds)))
-        total = by_level.sum(-1).unflatten(0, (3, len(kinds))).unsqueeze(-1)
-        stay = torch.nn.functional.pad(total - moved, (0, 0, 0, 1))
-        gain, mass, count = stay + torch.nn.functional.pad(moved, (0, 0, 1, 0))
-        # counts are exact: a level without designs is left out, whatever rounding leaves of its mass
-        value = torch.where(count > 0.5, gain.square() / mass.clamp(min=1e-30), 0.0).sum(0)
-        out.append(torch.where(moved[2, 1:].sum(0) >= LEAST, value, -torch.inf))
-    return torch.tensor(places, device=designs.device), torch.stack(out)
+        rises.zero_().view(-1).scatter_add_(0, sites.cells[low + t : high + t].flatten(), at_best)
+        moves.append(by_level @ rises.clamp_(max=1.0))
+        totals.append(total)
+    moved = torch.stack(moves, 1).unflatten(0, (3, len(kinds)))  # (3, levels, t, letters)
+    stay = torch.nn.functional.pad(
+        torch.stack(totals, -1).unflatten(0, (3, len(kinds))).unsqueeze(-1) - moved, (0, 0, 0, 0, 0, 1)
+    )
+    gain, mass, count = stay + torch.nn.functional.pad(moved, (0, 0, 0, 0, 1, 0))
+    # counts are exact: a level without designs is left out, whatever rounding leaves of its mass
+    value = torch.where(count > 0.5, gain.square() / mass.clamp(min=1e-30), 0.0).sum(0)
+    enough = moved[2, 1:].sum(0) >= LEAST
+    return torch.tensor(places, device=weight.device), torch.where(enough, value, -torch.inf)

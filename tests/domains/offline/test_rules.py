@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -18,9 +19,10 @@ from sciopt.domains.offline import (
     extract_rules,
     nk_landscape,
 )
-from sciopt.domains.offline.rules import AdditiveScale, LogScale, ProductScale
+from sciopt.domains.offline.rules import AdditiveScale, LogScale, ProductScale, scales, screening
 from sciopt.domains.offline.rules.motifs import motif_of
-from sciopt.domains.offline.rules.screening import centred, extension_gains, level_gain, pair_statistics, tail
+from sciopt.domains.offline.rules.screening import centred, extension_gains, foremost, level_gain, pair_statistics, tail
+from sciopt.domains.offline.rules.sites import Sites
 
 SIZES = [
     dict(states=8, length=12, motifs=2, motif_length=3, seed=0),
@@ -118,18 +120,55 @@ def test_distilled_designs_give_rules() -> None:
     assert found(rules) == {(motif.letters, motif.offsets)}
 
 
-def test_pair_statistics_are_differences_of_means(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("weights", ["uneven", "even", "zeros"])
+@pytest.mark.parametrize("cells", [1 << 20, 9 * 64])  # tables of pairs for all designs, or for 64 at a time
+def test_pair_statistics_are_differences_of_means(
+    weights: str, cells: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screening, "CELLS", cells)
     space = CategoricalSpace(length=5, alphabet="ABC")
     designs = space.random(200, generator)
     value = torch.randn(200, generator=generator, dtype=torch.float64)
-    weight = torch.rand(200, generator=generator, dtype=torch.float64)
-    table = pair_statistics(space, designs, value, weight, 4)
-    for shift, one, two in ((1, 0, 1), (2, 2, 2), (3, 1, 0)):
+    random = torch.rand(200, generator=generator, dtype=torch.float64)
+    weight = {"uneven": random, "even": 0.25 * (random > -1), "zeros": 3.0 * (random > 0.3)}[weights].to(value)
+    table = pair_statistics(Sites.of(space, designs), value, weight, 4)
+    for shift, one, two in itertools.product((1, 2, 3), range(3), range(3)):
         present = Motif(letters=(one, two), offsets=(0, shift)).matches(designs) == 2
         left, total = centred(value, weight), weight.sum()
         mass = weight[present].sum()
         own = (weight * left)[present].sum() / (mass * (1 - mass / total)).sqrt()
-        assert float(table[shift - 1, one, two]) == pytest.approx(float(own), rel=1e-4)
+        assert float(table[shift - 1, one, two]) == pytest.approx(float(own), rel=1e-9, abs=1e-9)
+
+
+def test_letters_found_are_those_of_each_start() -> None:
+    space = CategoricalSpace(length=5, alphabet="ABC")
+    designs = space.everything()
+    motif = Motif(letters=(2, 0, 1), offsets=(0, 1, 3))
+    own = [
+        [sum(row[start + offset] == letter for offset, letter in motif.elements) for start in range(2)]
+        for row in designs.tolist()
+    ]
+    for kept in (designs, Sites.of(space, designs).designs):
+        assert motif.found(kept).tolist() == own
+        assert motif.matches(kept).tolist() == [max(starts) for starts in own]
+
+
+def test_equal_worth_is_settled_by_order_not_by_rounding() -> None:
+    values = torch.tensor([1.0, 7.0, 7.0 * (1 + 1e-6), 6.9])
+    assert int(values.argmax()) == 2 and foremost(values) == 1
+    assert foremost(torch.tensor([1.0, 7.0, 7.01])) == 2
+
+
+def test_many_combinations_of_levels_are_told_apart(generator: torch.Generator) -> None:
+    space = CategoricalSpace(length=14, alphabet="AB")
+    designs = space.random(3000, generator)
+    motifs = [Motif(letters=(0, 1, 1), offsets=(0, k, k + 1)) for k in range(1, 13)]  # 4^12 combinations
+    levels = torch.stack([motif.matches(designs) for motif in motifs], -1)
+    rows, place, count = scales.distinct(motifs, designs)
+    own, inverse, number = torch.unique(levels, dim=0, return_inverse=True, return_counts=True)
+    assert torch.equal(rows, own) and torch.equal(place, inverse) and torch.equal(count, number.double())
+    rows, place, count = scales.distinct([], designs)
+    assert rows.shape == (1, 0) and count.tolist() == [3000.0] and not bool(place.any())
 
 
 def test_extension_gains_are_those_of_the_longer_motif(generator: torch.Generator) -> None:
@@ -137,12 +176,12 @@ def test_extension_gains_are_those_of_the_longer_motif(generator: torch.Generato
     designs = space.random(300, generator)
     weight = torch.rand(300, generator=generator, dtype=torch.float64)
     left = centred(torch.randn(300, generator=generator, dtype=torch.float64), weight)
-    motif = Motif(letters=(0, 2), offsets=(0, 3))
-    places, gains = extension_gains(space, motif, designs, left, weight, 7)
+    motif, sites = Motif(letters=(0, 2), offsets=(0, 3)), Sites.of(space, designs)
+    places, gains = extension_gains(motif, sites, left, weight, 7)
     assert places.tolist() == [-3, -2, -1, 1, 2, 4, 5, 6]
     for row, place in enumerate(places.tolist()):
         for letter in range(3):
-            own = level_gain(motif_of([*motif.elements, (place, letter)]), designs, left, weight)
+            own = level_gain(motif_of([*motif.elements, (place, letter)]), sites, left, weight)
             assert float(gains[row, letter]) == pytest.approx(own, rel=1e-3, abs=1e-4)
 
 
@@ -150,7 +189,7 @@ def test_a_motif_as_long_as_its_span_has_no_extension(generator: torch.Generator
     space = CategoricalSpace(length=3, alphabet="AB")
     designs, full = space.random(40, generator), Motif(letters=(0, 1, 0), offsets=(0, 1, 2))
     ones = torch.ones(40, dtype=torch.float64)
-    places, gains = extension_gains(space, full, designs, ones, ones, 3)
+    places, gains = extension_gains(full, Sites.of(space, designs), ones, ones, 3)
     assert places.numel() == 0 and gains.shape == (0, 2)
 
 
