@@ -12,7 +12,7 @@ from sciopt.domains.offline.proposal.table_file import TableError, TableFile
 
 __all__ = ["as_number", "cell_values", "mostly_numbers", "score_value"]
 
-MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "--", "?", "pending", "tbd", "#n/a"}
+MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "--", "?", "pending", "tbd", "#n/a", "<na>", "nat"}
 THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 DOTTED = re.compile(r"[-+]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?")  # the same where the comma is the decimal sign
 COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")

@@ -15,6 +15,7 @@ from sciopt.checks import check_option
 
 __all__ = ["AbstractColumn", "CategoryColumn", "NumberColumn", "SequenceColumn", "shown"]
 
+WIDEST = 1e300  # of a number's range
 DIGITS = 4  # proposed numbers are rounded to about this many digits of the column's range
 
 
@@ -250,11 +251,15 @@ class NumberColumn(AbstractColumn):
         bounds = (self.low, self.high)
         ok = all(math.isfinite(value) for value in bounds) and self.low <= self.high
         check_option("NumberColumn", "low, high", bounds, ok, "finite and in order", "Pass the range to search in.")
+        ok = self.high - self.low <= WIDEST
+        check_option("NumberColumn", "low, high", bounds, ok, f"at most {WIDEST:g} apart", "Change the unit.")
         if self.integer:
             ok = all(float(value).is_integer() for value in bounds)
             check_option("NumberColumn", "low, high", bounds, ok, "whole with integer=True", "Round them.")
         if self.log:
             check_option("NumberColumn", "low", self.low, self.low > 0, "> 0 with log=True", "Leave out log.")
+            ok = self.low >= 1 / WIDEST
+            check_option("NumberColumn", "low", self.low, ok, f">= {1 / WIDEST:g} with log=True", "Change the unit.")
 
     @property
     def width(self) -> int:
@@ -272,7 +277,7 @@ class NumberColumn(AbstractColumn):
         for row, value in enumerate(values):
             try:
                 number = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 number = math.nan
             if not math.isfinite(number) or (self.log and number <= 0) or (self.integer and not number.is_integer()):
                 kind = "a whole number" if self.integer else "a number"

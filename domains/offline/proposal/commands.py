@@ -50,7 +50,7 @@ LONGEST = 100  # letters of each
 )
 @click.option("--weight", type=click.FloatRange(min=0.0), help="Of the uncertainty in ucb.")
 @click.option(
-    "--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True, help="Same seed, same batch."
+    "--seed", type=click.IntRange(min=0, max=2**64 - 1), default=0, show_default=True, help="Same seed, same batch."
 )
 @click.option("--decimal-comma", is_flag=True, help="Numbers are written as 0,5.")
 @click.option("--dry-run", is_flag=True, help="Show what the columns are taken for, and stop.")

@@ -167,7 +167,14 @@ class RowTest(AbstractConstraint):
         """See `AbstractConstraint.holds`."""
         if not len(codes):
             return torch.zeros(0, dtype=torch.bool, device=codes.device)
-        answers = torch.as_tensor(self.test(space.decode(codes)), dtype=torch.bool, device=codes.device)
+        told = self.test(space.decode(codes))
+        try:
+            answers = torch.as_tensor(told, dtype=torch.bool, device=codes.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"RowTest: expected `test` to return {len(codes)} truth values, one per row, got {type(told).__name__}. It is "
+                "given a list of rows, not one row."
+            ) from error
         if answers.shape != (len(codes),):
             raise ValueError(
                 f"RowTest: expected `test` to return {len(codes)} truth values, one per row, got shape "

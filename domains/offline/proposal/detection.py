@@ -84,6 +84,11 @@ def detect_columns(
                     f"detect_columns: expected a value of `{name}` in each row, got none in row {index}. Complete or drop "
                     "that row, or leave the column out."
                 )
+            if isinstance(value, complex) or (isinstance(value, float) and not math.isfinite(value)):
+                raise ValueError(
+                    f"detect_columns: expected `{name}` as finite numbers or text, got {value!r} in row {index}. Correct or "
+                    "drop that row."
+                )
             values.append(value)
         column, reason = detected_column(name, values)
         columns.append(column)
@@ -101,6 +106,12 @@ def detected_column(name: str, values: Sequence[Any]) -> tuple[AbstractColumn, s
     numbers = [_number(value) for value in values]
     if all(number is not None for number in numbers):
         return _number_column(name, [number for number in numbers if number is not None])
+    if 2 * sum(number is not None for number in numbers) > len(values):
+        row = next(row for row, number in enumerate(numbers) if number is None)
+        raise ValueError(
+            f"detect_columns: expected `{name}` as numbers, as in most of {len(values)} rows, got {shown(values[row])} in row "
+            f"{row}. Correct or drop that row, or declare the column."
+        )
     for row, value in enumerate(values):
         if not isinstance(value, Hashable) or isinstance(value, bytes):
             raise ValueError(
@@ -131,7 +142,7 @@ def _number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 

@@ -3,17 +3,59 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sciopt.domains.offline.proposal.columns import AbstractColumn
+from sciopt.domains.offline.proposal.cells import MISSING
+from sciopt.domains.offline.proposal.columns import AbstractColumn, shown
 
-__all__ = ["read_designs", "read_scores"]
+__all__ = ["read_count", "read_designs", "read_scores", "read_seed"]
 
 OWNER = "propose"
+LARGEST_SCORE = 1e100
+
+
+def read_count(n: Any, owner: str = OWNER) -> int:
+    """A number of designs, whatever kind of integer it is.
+
+    Raises:
+        ValueError: for anything but a whole number >= 1.
+
+    Example:
+        >>> read_count(torch.tensor(3))
+        3
+    """
+    try:
+        count = 0 if isinstance(n, bool) else operator.index(n)
+    except (TypeError, ValueError, RuntimeError):
+        count = 0
+    if count < 1:
+        raise ValueError(f"{owner}: expected `n` as a whole number >= 1, got {shown(n)}. Pass the size of the batch.")
+    return count
+
+
+def read_seed(seed: Any, owner: str = OWNER) -> int:
+    """A seed, whatever kind of integer it is.
+
+    Raises:
+        ValueError: for anything but a whole number of 64 bits.
+
+    Example:
+        >>> read_seed(7)
+        7
+    """
+    try:
+        value = -1 if isinstance(seed, bool) else operator.index(seed)
+    except (TypeError, ValueError, RuntimeError):
+        value = -1
+    if not 0 <= value < 1 << 64:
+        raise ValueError(f"{owner}: expected `seed` as a whole number in [0, 2^64), got {shown(seed)}. E.g. 0.")
+    return value
 
 
 def read_designs(designs: Any, columns: Sequence[AbstractColumn] = (), owner: str = OWNER) -> list[dict[str, Any]]:
@@ -36,10 +78,17 @@ def read_designs(designs: Any, columns: Sequence[AbstractColumn] = (), owner: st
         >>> read_designs(["ACG"]), read_designs({"a": [1, 2], "b": ["u", "v"]})
         ([{'sequence': 'ACG'}], [{'a': 1, 'b': 'u'}, {'a': 2, 'b': 'v'}])
     """
+    odd = [column for column in columns if not isinstance(column, AbstractColumn)]
+    if odd:
+        raise TypeError(
+            f"{owner}: expected `columns` as a list of columns, got {shown(odd[0])} in it. E.g. [NumberColumn(name='x', "
+            "low=0, high=1)]."
+        )
     names = [column.name for column in columns]
     if not isinstance(designs, Mapping) and callable(getattr(designs, "to_dict", None)):
         designs = designs.to_dict("list")  # a data frame
     if isinstance(designs, Mapping):
+        _check_names(designs, owner)
         lists = {str(name): _listed(values) for name, values in designs.items()}
         lengths = {name: len(values) for name, values in lists.items()}
         if len(set(lengths.values())) > 1:
@@ -49,7 +98,7 @@ def read_designs(designs: Any, columns: Sequence[AbstractColumn] = (), owner: st
         return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
     if isinstance(designs, Tensor) or hasattr(designs, "__array__"):
         designs = designs.tolist()
-    if isinstance(designs, str) or not isinstance(designs, Iterable):
+    if isinstance(designs, str | bytes | AbstractSet) or not isinstance(designs, Iterable):
         raise TypeError(
             f"{owner}: expected `designs` as a list of strings or dicts, a dict of columns, or a tensor, got "
             f"{type(designs).__name__}. Convert it first."
@@ -65,6 +114,7 @@ def read_designs(designs: Any, columns: Sequence[AbstractColumn] = (), owner: st
         return _numbered(listed, names, owner)
     if kinds[:1] == [str]:
         return _single(listed, names, owner)
+    _check_names(listed[0] if listed else {}, owner)
     for index, row in enumerate(listed):
         if set(row) != set(listed[0]):
             odd = sorted(map(str, set(row) ^ set(listed[0])))
@@ -76,7 +126,7 @@ def read_designs(designs: Any, columns: Sequence[AbstractColumn] = (), owner: st
 
 
 def read_scores(scores: Any, rows: int, owner: str = OWNER) -> Tensor:
-    """Scores as float64 ``(rows,)``; NaN where a score is empty (None or an empty string).
+    """Scores as float64 ``(rows,)``; NaN where a score is missing (None, an empty string, ``NA``, ``pending`` and the like).
 
     Args:
         scores: a tensor, an array, or a list of numbers, strings or None.
@@ -87,24 +137,31 @@ def read_scores(scores: Any, rows: int, owner: str = OWNER) -> Tensor:
         The scores, on the device they came on.
 
     Raises:
-        ValueError: for another number of them, or text that is no number, naming the row.
+        ValueError: for another number of them, text that is no number, or numbers out of all range, naming the row.
+        TypeError: for anything that is no list of numbers.
 
     Example:
         >>> read_scores([1, "2.5", None], 3)
         tensor([1.0000, 2.5000,    nan], dtype=torch.float64)
     """
+    listed = isinstance(scores, Iterable) and not isinstance(scores, str | bytes | Mapping | AbstractSet)
+    if not listed or (isinstance(scores, Tensor) and scores.is_complex()):
+        raise TypeError(
+            f"{owner}: expected `scores` as a list or tensor of numbers in the order of the designs, got "
+            f"{'complex numbers' if isinstance(scores, Tensor) else type(scores).__name__}. Convert them first."
+        )
     if isinstance(scores, Tensor):
         out = scores.detach().to(torch.float64)
     else:
         values = []
         for index, value in enumerate(_listed(scores)):
-            if value is None or (isinstance(value, str) and not value.strip()):
+            if value is None or str(value).strip().lower() in MISSING:
                 value = math.nan
             try:
                 values.append(float(value))
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise ValueError(
-                    f"{owner}: expected `scores` as numbers, got {value!r} in row {index}. Leave it empty if it is not "
+                    f"{owner}: expected `scores` as numbers, got {shown(value)} in row {index}. Leave it empty if it is not "
                     "measured yet."
                 ) from error
         out = torch.tensor(values, dtype=torch.float64)
@@ -113,7 +170,20 @@ def read_scores(scores: Any, rows: int, owner: str = OWNER) -> Tensor:
             f"{owner}: expected `scores` of shape ({rows},), one per design, got {tuple(out.shape)}. Leave a score empty "
             "(None or NaN) if it is not measured yet."
         )
+    large = torch.nonzero(torch.isfinite(out) & (out.abs() > LARGEST_SCORE))
+    if len(large):
+        row = int(large[0])
+        raise ValueError(
+            f"{owner}: expected `scores` of at most {LARGEST_SCORE:g} in size, got {float(out[row]):g} in row {row}. Correct "
+            "it, or change their unit."
+        )
     return out
+
+
+def _check_names(row: Mapping[Any, Any], owner: str) -> None:
+    names = [str(name) for name in row]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{owner}: expected `designs` with different names of columns, got {names}. Rename one.")
 
 
 def _listed(values: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from sciopt.domains.offline.proposal.calibrated import choose_model
 from sciopt.domains.offline.proposal.columns import AbstractColumn
 from sciopt.domains.offline.proposal.constraints import AbstractConstraint, as_constraint, repaired
 from sciopt.domains.offline.proposal.families import AbstractFamily
+from sciopt.domains.offline.proposal.intake import read_count, read_seed
 from sciopt.domains.offline.proposal.model import DENSE_ROWS, ScoreModel
 from sciopt.domains.offline.proposal.search import Allowed, Evolution, best_candidates, polished
 from sciopt.domains.offline.proposal.spread import spread_out
@@ -123,9 +124,9 @@ def propose(
         Rasmussen, Williams. "Gaussian processes for machine learning". MIT Press, 2006, sections 2.2, 5.4. Chen et al.
         "Gradient-based Bi-level Optimization for Deep Learning: A Survey", sections 4.4 and 5.1.
     """
-    check_option(
-        "propose", "n", n, isinstance(n, int) and n >= 1, "as a whole number >= 1", "Pass the size of the batch."
-    )
+    n, seed = read_count(n), read_seed(seed)
+    if acquisition is not None and not isinstance(acquisition, AbstractAcquisition):
+        raise TypeError(f"propose: expected an `acquisition` such as UpperConfidence(), got {acquisition!r}. Make one.")
     given = ProposalOptions() if options is None else options
     generator = torch.Generator().manual_seed(seed)
     rules = [as_constraint(rule) for rule in ([constraints] if isinstance(constraints, str) else constraints)]

@@ -20,6 +20,8 @@ from sciopt.domains.offline.symmetry import AbstractSymmetry
 
 __all__ = ["PreparedTable", "merged", "prepared_table"]
 
+SMALLEST_SPAN = 1e-100  # squares of smaller differences vanish
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,11 +88,19 @@ def prepared_table(
             f"propose: expected at least one row with a finite score, got {len(rows)} rows without. Measure some designs "
             "first; random ones will do."
         )
+    span = float(values[torch.isfinite(values)].max() - values[torch.isfinite(values)].min())
+    if 0 < span < SMALLEST_SPAN:
+        raise ValueError(
+            f"propose: expected `scores` that differ by {SMALLEST_SPAN:g} at least, or not at all, got a span of {span:g}. "
+            "Change their unit."
+        )
     found, notes = detect_columns([*rows, *extra], given=columns)
     space = DesignSpace(found)
     device = values.device
     codes = space.encode(rows).to(device)
     allowed = _pool_codes(space, extra, device) if pool is not None else None
+    if symmetry is not None and not isinstance(symmetry, AbstractSymmetry):
+        raise TypeError(f"propose: expected a `symmetry` such as ReverseComplement(), got {symmetry!r}. Make one.")
     strands = None if symmetry is None else Strands(space=space, symmetry=symmetry)
     if strands is not None:
         codes = strands.canonical(codes)
@@ -105,6 +115,14 @@ def prepared_table(
     for column, part in zip(found, space.slices, strict=True):
         if isinstance(column, NumberColumn):
             out = (codes[:, part] < column.low) | (codes[:, part] > column.high)
+            if allowed is not None:
+                inside = (allowed[:, part.start] >= column.low) & (allowed[:, part.start] <= column.high)
+                beyond, allowed = int((~inside).sum()), allowed[inside]
+                if beyond:
+                    notes.append(
+                        f"{_count(beyond, 'design of the pool has', 'designs of the pool have')} `{column.name}` outside "
+                        f"{column.low:g} to {column.high:g}: not proposed."
+                    )
             if int(out.sum()):
                 notes.append(
                     f"{_count(int(out.sum()), 'row has', 'rows have')} `{column.name}` outside {column.low:g} to "

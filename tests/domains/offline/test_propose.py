@@ -210,7 +210,7 @@ def test_contradictory_repeats_are_averaged_and_their_spread_is_the_least_noise(
 
 def test_rows_without_a_score_are_pending_and_infinite_ones_dropped() -> None:
     words = ["AAA", "AAC", "AAG", "AAT", "ACA", "ACC", "CCC", "TTT"]
-    scores = [1, 2, 3, float("nan"), None, "", 5, float("inf")]
+    scores = [1, 2, 3, float("nan"), "pending", "n/a", 5, float("inf")]
     batch = propose(words, scores, n=56)
     assert (batch.measured, batch.pending, len(batch)) == (4, 4, 56)
     assert not {row["sequence"] for row in batch.rows} & set(words)
@@ -247,6 +247,13 @@ def test_a_pool_is_kept_to_and_may_be_smaller_than_the_batch() -> None:
         propose(words, [1.0, 2.0, 3.0, 4.0, 2.5], pool=["AAA"], options=QUICK)
     with pytest.raises(ValueError, match="`pool` with the columns sequence, got other"):
         propose(words, [1.0, 2.0, 3.0, 4.0, 2.5], pool=[{"other": 1}])
+
+
+def test_a_pool_is_kept_to_inside_the_bounds() -> None:
+    columns = [NumberColumn(name="x", low=0, high=10)]
+    batch = propose([[1.0], [2.0], [3.0]], [1.0, 2.0, 2.5], n=5, columns=columns, pool=[[50.0], [2.5]], options=QUICK)
+    assert batch.rows == [{"x": 2.5}]
+    assert "1 design of the pool has `x` outside 0 to 10: not proposed." in batch.notes
 
 
 def test_ragged_sequences_are_padded_and_proposed_in_measured_lengths() -> None:
@@ -287,6 +294,27 @@ def test_broken_constraints_are_counted() -> None:
             "got none in the search",
         ),
         (torch.rand(4, 2), [1.0, 2.0], {}, ValueError, "one per design"),
+        (["AAA", "AAC"], {"AAA": 1.0, "AAC": 2.0}, {}, TypeError, "`scores` as a list or tensor .* got dict"),
+        (["AAA", "AAC"], "12", {}, TypeError, "`scores` as a list or tensor .* got str"),
+        (["AAA", "AAC"], 5.0, {}, TypeError, "`scores` as a list or tensor .* got float"),
+        (["AAA", "AAC"], torch.tensor([1j, 2j]), {}, TypeError, "got complex numbers"),
+        (["AAA", "AAC"], [1.0, 1e200], {}, ValueError, r"`scores` of at most 1e\+100 in size, got 1e\+200 in row 1"),
+        (["AAA", "AAC"], [1e-200, 3e-200], {}, ValueError, "`scores` that differ by 1e-100 at least"),
+        (["AAA", "AAC"], [1.0, 2.0], {"n": True}, ValueError, "`n` as a whole number >= 1, got True"),
+        (["AAA", "AAC"], [1.0, 2.0], {"n": 2.0}, ValueError, "`n` as a whole number >= 1, got 2.0"),
+        (["AAA", "AAC"], [1.0, 2.0], {"seed": 1.5}, ValueError, "`seed` as a whole number"),
+        (["AAA", "AAC"], [1.0, 2.0], {"seed": 1 << 70}, ValueError, "`seed` as a whole number"),
+        (["AAA", "AAC"], [1.0, 2.0], {"acquisition": "ei"}, TypeError, "an `acquisition` such as"),
+        (["AAA", "AAC"], [1.0, 2.0], {"symmetry": ReverseComplement}, TypeError, "a `symmetry` such as"),
+        (["AAA", "AAC"], [1.0, 2.0], {"columns": [SequenceColumn]}, TypeError, "`columns` as a list of columns, got <class"),
+        (["AAA", "AAC"], [1.0, 2.0], {"constraints": [lambda rows: None]}, ValueError, "2 truth values, .* got NoneType"),
+        (["AAA", "AAC"], [1.0, 2.0], {"constraints": [lambda rows: ["yes"] * len(rows)]}, ValueError, "got list"),
+        ({"AAA", "AAC"}, [1.0, 2.0], {}, TypeError, "got set"),
+        ([{1: 1.0, "1": 2.0}, {1: 2.0, "1": 3.0}], [1.0, 2.0], {}, ValueError, "different names of columns"),
+        (
+            [[1.0], [2.0]], [1.0, 2.0], {"columns": [NumberColumn(name="x", low=0, high=9)], "pool": [[10.0]]}, ValueError,
+            "none in the pool",
+        ),
         (torch.tensor([[1.0], [float("nan")]]), [1.0, 2.0], {}, ValueError, "got none in row 1"),
     ],
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -178,6 +180,10 @@ def test_declared_columns_replace_detected_ones() -> None:
             "as DNA or as RNA, got T in some rows and U in others, e.g. 'ACGUAC' in row 1",
         ),
         ([{"s": [1, 2]}, {"s": [1, 3]}], "`s` as plain texts, numbers or truth values, got list in row 0"),
+        ([{"x": 1.0}, {"x": math.inf}], "`x` as finite numbers or text, got inf in row 1"),
+        ([{"x": 1.0}, {"x": 1j}], "`x` as finite numbers or text, got 1j in row 1"),
+        ([{"x": 1.0}, {"x": 2.0}, {"x": "hot"}], "`x` as numbers, as in most of 3 rows, got 'hot' in row 2"),
+        ([{"x": 1}, {"x": 2}, {"x": 10**400}], "`x` as numbers, as in most of 3 rows, got 1000"),
         ([{"s": b"ACGT"}, {"s": b"ACGA"}], "`s` as plain texts, numbers or truth values, got bytes in row 0"),
     ],
 )
@@ -215,6 +221,8 @@ def test_values_that_do_not_belong_name_row_and_value(column, value, message: st
         (lambda: CategoryColumn(name="c", levels=("a", "a")), "different values"),
         (lambda: NumberColumn(name="x", low=2, high=1), "finite and in order"),
         (lambda: NumberColumn(name="x", low=0, high=1, log=True), "> 0 with log=True"),
+        (lambda: NumberColumn(name="x", low=-1e308, high=1e308), "at most 1e.300 apart"),
+        (lambda: NumberColumn(name="x", low=1e-320, high=1, log=True), ">= 1e-300 with log=True"),
         (lambda: NumberColumn(name="x", low=0.5, high=3, integer=True), "whole with integer=True"),
         (lambda: DesignSpace(()), "at least one"),
         (lambda: DesignSpace((COLUMNS["ph"], COLUMNS["ph"])), "different names"),
