@@ -233,7 +233,6 @@ def bidirectional_problem(options: BDI, space: CategoricalSpace, table: Table) -
             mass,
             rtol=FIT_RTOL,
             stored_points=int((STORED_BYTES / points.element_size()) ** 0.5),
-            rank=FIT_RANK,
         )
     return BidirectionalProblem(
         options=options,
@@ -247,6 +246,5 @@ def bidirectional_problem(options: BDI, space: CategoricalSpace, table: Table) -
 
 
 FIT_RTOL = 1e-3  # of the standardised scores: far below what the search can resolve
-FIT_RANK = 500
 STORED_BYTES = 5e9  # of a kernel matrix that conjugate gradients may keep; a larger one is computed in every step
 MERIT_CHUNK = 4096  # designs predicted at a time

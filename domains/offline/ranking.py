@@ -109,7 +109,7 @@ def fit_surrogate(
     targets, mean, scale = standardised(table.scores.to(torch.float64))
     points = relaxation.points(table.designs)
     penalty = ridge * chosen.diagonal(points).mean()
-    fit = fit_kernel(chosen, points, targets.to(dtype), penalty, rtol=rtol, stored_points=stored_points, rank=500)
+    fit = fit_kernel(chosen, points, targets.to(dtype), penalty, rtol=rtol, stored_points=stored_points)
     merged = merge_duplicates(points, targets.to(dtype))[1]  # in the order of the coefficients
     amplitude = ((merged @ fit.coefficients) / len(merged)).to(torch.float64)
     return Surrogate(relaxation=relaxation, fit=fit, mean=mean, scale=scale, amplitude=amplitude)

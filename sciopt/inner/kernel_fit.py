@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_finite, check_option, check_rtol_dtype
-from sciopt.kernels import AbstractKernel, cross_matrix, gram, kernel_operator, kernel_product
+from sciopt.kernels import AbstractKernel, ColumnNystrom, cross_matrix, gram, kernel_operator, kernel_product
 from sciopt.linsolve import (
     CG,
     AbstractPreconditioner,
     LinearOperator,
-    NystromPreconditioner,
     Tag,
     linear_solve,
     matrix_operator,
@@ -24,6 +23,7 @@ from sciopt.solution import Status
 
 __all__ = ["KernelFit", "fit_kernel", "merge_duplicates"]
 
+MOST_COLUMNS = 2_000  # of the preconditioner
 DENSE_POINTS = 15_000  # a float64 matrix and its factor take 3.6 GB
 
 
@@ -153,15 +153,15 @@ def fit_kernel(
     rtol: float | None = None,
     dense_points: int = DENSE_POINTS,
     stored_points: int = 0,
-    rank: int = 300,
+    rank: int | None = None,
     generator: torch.Generator | None = None,
 ) -> KernelFit:
     """``argmin_f sum_i weights_i (f(x_i) - targets_i)^2 + penalty |f|^2``: dense up to 15,000 points, then matrix-free.
 
     Duplicates are merged, rows of weight zero left out. The dense route differentiates in targets, penalty and the kernel's
     tensors; above ``dense_points`` nothing does, and the kernel is computed anew in each step of conjugate gradients,
-    preconditioned by a Nystrom approximation of it. For hypergradients there, state the problem as a `Minimize` over
-    `kernel_product` and let `Implicit` with the same `CG` differentiate it.
+    preconditioned by a Nystrom approximation of it from some of its columns (`ColumnNystrom`). For hypergradients there,
+    state the problem as a `Minimize` over `kernel_product` and let `Implicit` with the same `CG` differentiate it.
 
     Args:
         kernel: the kernel.
@@ -173,8 +173,8 @@ def fit_kernel(
         dense_points: largest number of distinct points for the dense route.
         stored_points: largest number for which conjugate gradients multiply by a stored matrix instead: ``n^2`` numbers
             of memory, and a step costs one pass over them.
-        rank: columns of the preconditioner.
-        generator: source of its random directions; None: seed 0.
+        rank: columns of the preconditioner; None: a sixteenth of the points, at most 2,000.
+        generator: draws them; None: seed 0.
 
     Returns:
         `KernelFit`, with the status of its solve: a float32 solve that rounding stops early is STAGNATED and usable.
@@ -189,7 +189,8 @@ def fit_kernel(
         tensor([3.])
 
     References:
-        Frangella, Tropp, Udell. "Randomized Nystrom preconditioning". SIAM J. Matrix Anal. Appl. 44, 2023.
+        Diaz, Epperly, Frangella, Tropp, Webber. "Robust, randomized preconditioning for kernel ridge regression".
+        arXiv:2304.12465.
     """
     owner = "fit_kernel"
     check_finite(owner, "points", [points])
@@ -244,7 +245,9 @@ def fit_kernel(
         operator = matrix_operator(stored, tags=(Tag.POSITIVE_DEFINITE,))
     source = torch.Generator().manual_seed(0) if generator is None else generator
     with torch.no_grad():
-        apply = NystromPreconditioner(rank, source, shift=float(noise.min())).build(operator)
+        columns = max(1, min(len(points) // 16, MOST_COLUMNS)) if rank is None else rank
+        nystrom = ColumnNystrom(kernel=kernel, points=points, noise=noise, rank=columns, generator=source)
+        apply = nystrom.build(operator)
         solver = CG(rtol=rtol, preconditioner=_Built(apply=apply), ritz=False)
         solution = linear_solve(operator, targets, solver, throw=False)
     scale = float(torch.linalg.vector_norm(targets)) or 1.0

@@ -7,6 +7,7 @@ from sciopt.kernels.dense import DenseNetwork
 from sciopt.kernels.empirical import EmpiricalNTK
 from sciopt.kernels.letters import AlikeLetters
 from sciopt.kernels.moments import kernel_moments
+from sciopt.kernels.nystrom import ColumnNystrom, pivoted_cholesky
 from sciopt.kernels.parameters import kernel_tensors, with_kernel_tensors
 from sciopt.kernels.simple import RBF, Embedded, Hamming, Linear
 from sciopt.kernels.tiles import cross_matrix, gram, kernel_operator, kernel_product
@@ -20,6 +21,7 @@ __all__ = [
     "AbstractActivation",
     "AbstractKernel",
     "AbstractNetwork",
+    "ColumnNystrom",
     "ConvNetwork",
     "DenseNetwork",
     "Embedded",
@@ -34,5 +36,6 @@ __all__ = [
     "kernel_operator",
     "kernel_product",
     "kernel_tensors",
+    "pivoted_cholesky",
     "with_kernel_tensors",
 ]

@@ -73,7 +73,7 @@ def matrix_free(count: int, dtype: torch.dtype) -> Measured:
     kernel = NTK(DenseNetwork(hidden_layers=HIDDEN))
     start = time.perf_counter()
     with PeakMemory([x]) as peak:
-        fit = fit_kernel(kernel, x, (y - y.mean()) / y.std(), 1e-2 * kernel.diagonal(x).mean(), rtol=1e-5, rank=500)
+        fit = fit_kernel(kernel, x, (y - y.mean()) / y.std(), 1e-2 * kernel.diagonal(x).mean(), rtol=1e-5)
     if fit.status not in (Status.CONVERGED, Status.STAGNATED):
         raise RuntimeError(f"the solve ended {fit.status.name} at {fit.residual:.1e}")
     note = f"{time.perf_counter() - start:.0f} s, {fit.num_steps} steps, residual {fit.residual:.1e}, {fit.status.name}"

@@ -256,7 +256,7 @@ def fit_model(
     def fitted(ridge: float) -> tuple[KernelFit, float]:
         fit = fit_kernel(
             kernel, points, targets, ridge * unit, weight, rtol=None if dense else 1e-3, dense_points=dense_rows,
-            stored_points=STORED_ROWS, rank=500,
+            stored_points=STORED_ROWS,
         )  # fmt: skip
         return fit, float((targets.double() * fit.coefficients.double()).mean())
 
