@@ -7,6 +7,7 @@ from sciopt.domains.offline.embeddings.letters import AMINO_ACID_PROPERTIES, One
 from sciopt.domains.offline.embeddings.models import LetterModel, SequenceModel
 from sciopt.domains.offline.embeddings.pairs import LetterPairs
 from sciopt.domains.offline.embeddings.registry import embedding, embedding_names, register_embedding
+from sciopt.domains.offline.embeddings.spaced import SpacedPairs
 
 __all__ = [
     "AMINO_ACID_PROPERTIES",
@@ -18,6 +19,7 @@ __all__ = [
     "OneHot",
     "SequenceModel",
     "SideBySide",
+    "SpacedPairs",
     "StandardisedEmbedding",
     "embedding",
     "embedding_names",

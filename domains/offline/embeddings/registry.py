@@ -9,6 +9,7 @@ from sciopt.domains.offline.embeddings.combined import SideBySide
 from sciopt.domains.offline.embeddings.kmers import KMer
 from sciopt.domains.offline.embeddings.letters import OneHot, PhysicalProperties
 from sciopt.domains.offline.embeddings.pairs import LetterPairs
+from sciopt.domains.offline.embeddings.spaced import SpacedPairs
 
 __all__ = ["embedding", "embedding_names", "register_embedding"]
 
@@ -19,6 +20,7 @@ FACTORIES: dict[str, Callable[[], AbstractEmbedding]] = {
     "3-mer": lambda: KMer(k=3),
     "gapped-2-mer": lambda: KMer(k=2, gaps=(0, 1, 2)),
     "pairs": lambda: SideBySide(parts=(OneHot(), LetterPairs())),
+    "spaced-pairs": SpacedPairs,
     "one-hot+2-mer": lambda: SideBySide(parts=(OneHot(), KMer(k=2))),
 }
 

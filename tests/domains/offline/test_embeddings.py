@@ -18,6 +18,7 @@ from sciopt.domains.offline import (
     PhysicalProperties,
     SequenceModel,
     SideBySide,
+    SpacedPairs,
     embedding,
     embedding_names,
     fit_standardised,
@@ -36,6 +37,7 @@ EVERY = {
     "gapped": (KMer(k=2, gaps=(0, 2, 1)), PEPTIDES),
     "side by side": (SideBySide(parts=(OneHot(), KMer(k=2))), SPACE),
     "pairs": (LetterPairs(reach=2), SPACE),
+    "spaced pairs": (SpacedPairs(reach=4), SPACE),
     "module": (LetterModel(model=lambda p: torch.tanh(p.mean(1))), SPACE),
 }
 
@@ -83,6 +85,51 @@ def test_pairs_are_those_of_a_count_by_hand(generator: torch.Generator) -> None:
     assert LetterPairs(reach=1)(SPACE, designs).shape == (5, 6 * 16)
     with pytest.raises(ValueError, match="LetterPairs: expected `reach` for vectors of 1 to 262144 numbers, got None"):
         LetterPairs()(CategoricalSpace(length=80, alphabet=AMINO_ACIDS), ["A" * 80])
+
+
+def test_spaced_pairs_are_those_found_by_hand(generator: torch.Generator) -> None:
+    designs = SPACE.random(20, generator)
+    vectors = SpacedPairs()(SPACE, designs)
+    assert vectors.shape == (20, 6 * 16) and float(vectors.max()) == 1.0
+    for row, text in enumerate(SPACE.decode(designs)):
+        expected = [
+            float(any(text[i] == a and text[i + s] == b for i in range(7 - s)))
+            for s in range(1, 7)
+            for a in "ACGT"
+            for b in "ACGT"
+        ]
+        assert vectors[row].tolist() == expected
+    torch.testing.assert_close(SpacedPairs(reach=2)(SPACE, designs), vectors[:, :32])
+    torch.testing.assert_close(SpacedPairs(reach=99)(SPACE, designs), vectors)
+    counts = KMer(k=2, gaps=tuple(range(6)))(SPACE, designs)
+    torch.testing.assert_close(vectors, counts.clamp(max=1.0))
+
+
+def test_slopes_of_spaced_pairs_are_effects_of_letters(generator: torch.Generator) -> None:
+    """The linear head's gradient at a design against the effect of one letter more, or less; pairs of equals aside."""
+    rule, head = SpacedPairs(), randn(6, 4, 4, generator=generator)
+    head = (head * (1 - torch.eye(4, dtype=F64))).flatten()
+    letters = SPACE.one_hot(SPACE.random(1, generator)).requires_grad_()
+    value = rule.relaxed(SPACE, letters) @ head
+    (slope,) = torch.autograd.grad(value, letters)
+    for place in range(7):
+        for letter in range(4):
+            other = letters.detach().clone()
+            change = 1 - 2 * float(other[0, place, letter])
+            other[0, place, letter] += change
+            exact = change * float((rule.relaxed(SPACE, other) @ head - value).detach())
+            assert float(slope[0, place, letter]) == pytest.approx(exact, abs=1e-12)
+
+
+def test_a_spaced_pair_needs_two_letters() -> None:
+    with pytest.raises(ValueError, match="SpacedPairs: expected `reach` >= 1 or None, got 0"):
+        SpacedPairs(reach=0)
+    with pytest.raises(ValueError, match="SpacedPairs: expected `reach` for vectors of 1 to 262144 numbers, got None"):
+        SpacedPairs()(CategoricalSpace(length=1, alphabet="AB"), ["A"])
+    long = CategoricalSpace(length=1000, alphabet=AMINO_ACIDS)
+    with pytest.raises(ValueError, match="SpacedPairs: expected `reach` for vectors of 1 to 262144 numbers, got None"):
+        SpacedPairs()(long, ["A" * 1000])
+    assert SpacedPairs(reach=2)(long, ["A" * 1000]).sum() == 2
 
 
 def test_at_the_corners_the_relaxation_is_the_embedding(made, generator: torch.Generator) -> None:
