@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sciopt.checks import check_option
 from sciopt.domains.offline.distillation.finishing import Finish, letter_by_letter
+from sciopt.domains.offline.distillation.gradients import GradientMatching
 from sciopt.domains.offline.distillation.matching import AbstractMatching, MatchingProblem, matching_lesson
-from sciopt.domains.offline.distillation.objectives import GradientMatching
 from sciopt.domains.offline.polish import Polish
 from sciopt.domains.offline.ranking import fit_surrogate
 from sciopt.domains.offline.search import AbstractSearch, Proposal, best_starts, check_request, shuffled

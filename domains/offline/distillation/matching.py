@@ -29,6 +29,7 @@ __all__ = [
     "Lesson",
     "MatchingProblem",
     "SquaredDistance",
+    "by_networks",
     "matching_lesson",
     "training",
 ]
@@ -253,19 +254,32 @@ def training(num_steps: int, step_size: float, target: float) -> Recurrence:
     return Recurrence(step, num_steps=num_steps, trajectory=True, batch_ndim=1)
 
 
-def settled_start(weights: Weights, num_steps: int) -> Callable[[dict[str, Tensor]], Weights]:
-    """The networks, once for each set of designs where they are trained on it, and once for all where they are not."""
+def by_networks(
+    lesson: Lesson,
+    weights: Weights,
+    mismatch: Callable[[Any, dict[str, Tensor]], Tensor],
+    *,
+    num_steps: int = 0,
+    step_size: float = 1.0,
+) -> MatchingProblem:
+    """State a matching by networks: they are trained on the designs for some steps, which are unrolled.
+
+    Args:
+        lesson: what is distilled.
+        weights: of the networks before ``(1, networks, ...)``.
+        mismatch: ``(path, outer_params) -> (sets,)``, of the trajectory of the weights, see `training`.
+        num_steps: of their training; at 0 the sets share the networks as they are.
+        step_size: see `training`.
+    """
 
     def start(outer: dict[str, Tensor]) -> Weights:
         sets = len(outer["designs"]) if num_steps else 1
         return {name: value.expand(sets, *value.shape[1:]) for name, value in weights.items()}
 
-    return start
+    inner = training(num_steps, step_size, lesson.target)
+    return MatchingProblem(lesson=lesson, inner=inner, start=start, mismatch=mismatch, method=Unrolled())
 
 
 def check_steps(owner: str, name: str, value: int, least: int) -> None:
     """A number of inner steps."""
     check_option(owner, name, value, isinstance(value, int) and value >= least, f"to be an int >= {least}", "E.g. 5.")
-
-
-UNROLLED = Unrolled()

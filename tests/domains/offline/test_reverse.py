@@ -11,7 +11,7 @@ from sciopt import hypergradcheck
 from sciopt.domains.offline import CategoricalSpace, Polish, Table, evaluate_batch, nk_landscape
 from sciopt.domains.offline.distillation import GeneratorFamily, ReverseMapping, reverse_problem
 from sciopt.domains.offline.distillation.generator import binned
-from sciopt.domains.offline.distillation.reverse import gumbel, held_back, tuned_weight
+from sciopt.domains.offline.distillation.reverse_training import gumbel, held_back, tuned_weight
 from sciopt.hypergradients import Unrolled
 from sciopt.inner import Adam
 from tests.helpers import randn
