@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_option
-from sciopt.domains.offline.relaxation import fit_relaxation, standardised
+from sciopt.domains.offline.relaxation import LogitRelaxation, fit_relaxation, standardised
 from sciopt.domains.offline.search import AbstractSearch, Proposal, best_starts, check_request, nearest_allowed
 from sciopt.domains.offline.spaces import CategoricalSpace
 from sciopt.domains.offline.task import Table
@@ -19,7 +20,7 @@ from sciopt.problem import Minimize
 from sciopt.response import best_response
 from sciopt.solution import Status
 
-__all__ = ["Ensemble", "GradientAscent", "forward", "initial_weights", "train_ensemble"]
+__all__ = ["Climb", "Ensemble", "GradientAscent", "forward", "initial_weights", "prepared", "train_ensemble"]
 
 
 @final
@@ -93,6 +94,92 @@ def train_ensemble(
 
 
 @final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Climb:
+    """What networks are trained on, and the best visible designs from which they are climbed. Made by `prepared`.
+
+    Args:
+        relaxation: designs as points.
+        order: rows of the table in random order ``(n,)``.
+        points: of the rows to train on ``(rows, d)``, float32.
+        targets: their standardised scores ``(rows,)``, float32.
+        start: points of the best visible designs ``(count, d)``.
+        mean: of the scores.
+        scale: their standard deviation.
+        pool: designs that are allowed; None: all.
+
+    Example:
+        >>> from sciopt.domains.offline import nk_landscape
+        >>> task, generator = nk_landscape(length=6, neighbours=0), torch.Generator().manual_seed(0)
+        >>> climb = prepared("mine", task.space, task.visible(), 4, pool=None, keep=0.6, rows=8, generator=generator)
+        >>> climb.points.shape, climb.start.shape
+        (torch.Size([8, 6]), torch.Size([4, 6]))
+    """
+
+    relaxation: LogitRelaxation
+    order: Tensor
+    points: Tensor
+    targets: Tensor
+    start: Tensor
+    mean: Tensor
+    scale: Tensor
+    pool: Tensor | None
+
+    def proposal(self, points: Tensor, value: Callable[[Tensor], Tensor]) -> Proposal:
+        """The designs at the end ``(count, d)``, with what the function of points predicts for them, in score units."""
+        designs = nearest_allowed(self.relaxation.designs(points.detach()), self.pool)
+        with torch.no_grad():
+            predicted = value(self.relaxation.points(designs)).to(torch.float64) * self.scale + self.mean
+        return Proposal(designs=designs, predicted=predicted)
+
+
+def prepared(
+    owner: str,
+    space: CategoricalSpace,
+    table: Table,
+    count: int,
+    *,
+    pool: Tensor | None,
+    keep: float,
+    rows: int,
+    generator: torch.Generator,
+) -> Climb:
+    """Check a request and make ready for training and ascent; see `Climb`.
+
+    Args:
+        owner: who asks, for error messages.
+        space: the designs.
+        table: what is known.
+        count: designs wanted, each from a start of its own.
+        pool: designs that are allowed; None: all.
+        keep: smoothing of letters, see `LogitRelaxation`.
+        rows: most rows to train on; of more, as many are drawn.
+        generator: the source of chance.
+
+    Returns:
+        `Climb`.
+
+    Raises:
+        ValueError: for a bad request, constant scores, or fewer distinct visible designs than ``count``.
+    """
+    check_request(owner, table, count, pool)
+    start = best_starts(owner, table, count)
+    relaxation = fit_relaxation(space, table, keep=keep, dtype=torch.float32)
+    targets, mean, scale = standardised(table.scores.to(torch.float64))
+    order = torch.randperm(len(table), generator=generator, device=generator.device).to(table.designs.device)
+    return Climb(
+        relaxation=relaxation,
+        order=order,
+        points=relaxation.points(table.designs[order[:rows]]),
+        targets=targets[order[:rows]].to(torch.float32),
+        start=relaxation.points(start),
+        mean=mean,
+        scale=scale,
+        pool=pool,
+    )
+
+
+@final
 @dataclass(frozen=True, kw_only=True)
 class GradientAscent(AbstractSearch):
     """Move the best visible designs uphill on trained networks, letter by relaxed letter.
@@ -147,30 +234,24 @@ class GradientAscent(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`."""
-        check_request("GradientAscent", table, count, pool)
-        start = best_starts("GradientAscent", table, count)
-        relaxation = fit_relaxation(space, table, keep=self.keep, dtype=torch.float32)
-        targets, mean, scale = standardised(table.scores.to(torch.float64))
-        rows = torch.randperm(len(table), generator=generator, device=generator.device)[: self.rows]
-        rows = rows.to(table.designs.device)
+        climb = prepared(
+            "GradientAscent", space, table, count, pool=pool, keep=self.keep, rows=self.rows, generator=generator
+        )
         nets = train_ensemble(
-            relaxation.points(table.designs[rows]), targets[rows].to(torch.float32), members=self.members,
-            hidden=self.hidden, max_steps=self.train_steps, generator=generator,
+            climb.points, climb.targets, members=self.members, hidden=self.hidden, max_steps=self.train_steps,
+            generator=generator,
         )  # fmt: skip
 
         def value(points: Tensor) -> Tensor:
             each = nets.predict(points)
             return each.amin(0) if self.least else each.mean(0)
 
-        points = relaxation.points(start).requires_grad_()
+        points = climb.start.clone().requires_grad_()
         adam = torch.optim.Adam([points], lr=self.step_size)
         for _ in range(self.num_steps):
             (points.grad,) = torch.autograd.grad(-value(points).sum(), points)
             adam.step()
-        designs = nearest_allowed(relaxation.designs(points.detach()), pool)
-        with torch.no_grad():
-            predicted = value(relaxation.points(designs)).to(torch.float64) * scale + mean
-        return Proposal(designs=designs, predicted=predicted)
+        return climb.proposal(points, value)
 
 
 def initial_weights(points: Tensor, *, members: int, hidden: int, generator: torch.Generator) -> dict[str, Tensor]:

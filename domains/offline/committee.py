@@ -14,9 +14,9 @@ from sciopt.checks import check_option
 from sciopt.domains.offline.embeddings import AMINO_ACID_PROPERTIES
 from sciopt.domains.offline.ranking import CHUNK, fit_surrogate
 from sciopt.domains.offline.relaxation import standardised
-from sciopt.domains.offline.search import AbstractSearch, Proposal, check_request, without
+from sciopt.domains.offline.search import AbstractSearch, Proposal
 from sciopt.domains.offline.spaces import AMINO_ACIDS, CategoricalSpace
-from sciopt.domains.offline.symmetry import AbstractSymmetry, one_of_each
+from sciopt.domains.offline.symmetry import AbstractSymmetry, averaged, unseen
 from sciopt.domains.offline.task import Table
 from sciopt.inner import fit_kernel
 from sciopt.kernels import NTK, AlikeLetters, DenseNetwork
@@ -166,25 +166,12 @@ class CommitteeRanking(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`; predictions are means over the members."""
-        check_request("CommitteeRanking", table, count, pool)
-        candidates = without(space.everything() if pool is None else pool, table.designs)
-        image = None
-        if self.symmetry is not None:
-            candidates = without(candidates, self.symmetry.image(space, table.designs))
-            candidates = one_of_each(self.symmetry, space, candidates)
-            image = self.symmetry.image(space, candidates)
-        if len(candidates) < count:
-            raise ValueError(
-                f"CommitteeRanking: expected at least `count` = {count} allowed designs outside the table, got "
-                f"{len(candidates)}. Propose fewer."
-            )
+        candidates = unseen("CommitteeRanking", space, table, count, pool=pool, symmetry=self.symmetry)
         standardised(table.scores)  # refuses constant scores before any long work
         total = torch.zeros(len(candidates), dtype=torch.float64, device=candidates.device)
         predicted = torch.zeros_like(total)
         for member in self.members:
-            predict = member.fit(space, table, generator)
-            values = predict(candidates)
-            values = values if image is None else 0.5 * (values + predict(image))
+            values = averaged(member.fit(space, table, generator), space, candidates, self.symmetry)
             order = values.argsort(descending=True, stable=True)
             ranks = torch.empty_like(total)
             ranks[order] = torch.arange(1, len(order) + 1, dtype=total.dtype, device=total.device)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sciopt.checks import check_option
 from sciopt.domains.offline.relaxation import LogitRelaxation, fit_relaxation, standardised
-from sciopt.domains.offline.search import AbstractSearch, Proposal, check_request, without
+from sciopt.domains.offline.search import AbstractSearch, Proposal
 from sciopt.domains.offline.spaces import CategoricalSpace
-from sciopt.domains.offline.symmetry import AbstractSymmetry, one_of_each
+from sciopt.domains.offline.symmetry import AbstractSymmetry, averaged, unseen
 from sciopt.domains.offline.task import Table
 from sciopt.inner import KernelFit, fit_kernel, merge_duplicates
 from sciopt.kernels import NTK, AbstractKernel, DenseNetwork
@@ -157,19 +157,8 @@ class ExhaustiveRanking(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`; nothing is drawn at random."""
-        check_request("ExhaustiveRanking", table, count, pool)
-        candidates = without(space.everything() if pool is None else pool, table.designs)
-        if self.symmetry is not None:
-            candidates = without(candidates, self.symmetry.image(space, table.designs))
-            candidates = one_of_each(self.symmetry, space, candidates)
-        if len(candidates) < count:
-            raise ValueError(
-                f"ExhaustiveRanking: expected at least `count` = {count} allowed designs outside the table, got "
-                f"{len(candidates)}. Propose fewer."
-            )
+        candidates = unseen("ExhaustiveRanking", space, table, count, pool=pool, symmetry=self.symmetry)
         surrogate = fit_surrogate(space, table, kernel=self.kernel, ridge=self.ridge, dtype=self.dtype, rtol=self.rtol)
-        predicted = surrogate.predict(candidates)
-        if self.symmetry is not None:
-            predicted = 0.5 * (predicted + surrogate.predict(self.symmetry.image(space, candidates)))
+        predicted = averaged(surrogate.predict, space, candidates, self.symmetry)
         order = predicted.argsort(descending=True, stable=True)[:count]
         return Proposal(designs=candidates[order], predicted=predicted[order])

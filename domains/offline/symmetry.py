@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_option
+from sciopt.domains.offline.search import check_request, without
 from sciopt.domains.offline.spaces import CategoricalSpace
+from sciopt.domains.offline.task import Table
 
-__all__ = ["AbstractSymmetry", "ReverseComplement", "one_of_each"]
+__all__ = ["AbstractSymmetry", "ReverseComplement", "averaged", "one_of_each", "unseen"]
 
 
 class AbstractSymmetry(ABC):
@@ -65,3 +68,61 @@ def one_of_each(symmetry: AbstractSymmetry, space: CategoricalSpace, designs: Te
     """
     here, there = space.number(designs), space.number(symmetry.image(space, designs))
     return designs[(here <= there) | ~torch.isin(there, here)]
+
+
+def unseen(
+    owner: str,
+    space: CategoricalSpace,
+    table: Table,
+    count: int,
+    *,
+    pool: Tensor | None,
+    symmetry: AbstractSymmetry | None,
+) -> Tensor:
+    """Every allowed design that the table does not know, neither itself nor its image, one of each.
+
+    Args:
+        owner: who asks, for error messages.
+        space: the designs, of which there are at most four million, or a pool.
+        table: what is known.
+        count: designs wanted.
+        pool: what is allowed; None: the whole space.
+        symmetry: designs of equal score; None: there are none.
+
+    Returns:
+        Designs ``(n, length)``, at least ``count``.
+
+    Raises:
+        ValueError: for a bad request, or fewer designs than ``count``.
+
+    Example:
+        >>> space = CategoricalSpace(length=2, alphabet="AT")
+        >>> table = Table(designs=space.encode(["AA", "AT"]), scores=torch.tensor([0.0, 1.0]))
+        >>> space.decode(unseen("mine", space, table, 1, pool=None, symmetry=ReverseComplement(pairs=("AT",))))
+        ['TA']
+    """
+    check_request(owner, table, count, pool)
+    designs = without(space.everything() if pool is None else pool, table.designs)
+    if symmetry is not None:
+        designs = without(designs, symmetry.image(space, table.designs))
+        designs = one_of_each(symmetry, space, designs)
+    if len(designs) < count:
+        raise ValueError(
+            f"{owner}: expected at least `count` = {count} allowed designs outside the table, got {len(designs)}. "
+            "Propose fewer."
+        )
+    return designs
+
+
+def averaged(
+    predict: Callable[[Tensor], Tensor], space: CategoricalSpace, designs: Tensor, symmetry: AbstractSymmetry | None
+) -> Tensor:
+    """Predictions ``(n,)`` of designs ``(n, length)``, as means over each design and its image.
+
+    Example:
+        >>> space = CategoricalSpace(length=2, alphabet="ACGT")
+        >>> averaged(lambda designs: designs[:, 0].double(), space, space.encode(["AC"]), ReverseComplement())
+        tensor([1.], dtype=torch.float64)
+    """
+    values = predict(designs)
+    return values if symmetry is None else 0.5 * (values + predict(symmetry.image(space, designs)))

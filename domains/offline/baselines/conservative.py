@@ -11,9 +11,8 @@ from torch import Tensor
 
 from sciopt import BilevelProblem, optimize
 from sciopt.checks import check_option
-from sciopt.domains.offline.ascent import Ensemble, forward, initial_weights
-from sciopt.domains.offline.relaxation import fit_relaxation, standardised
-from sciopt.domains.offline.search import AbstractSearch, Proposal, best_starts, check_request, nearest_allowed
+from sciopt.domains.offline.ascent import Ensemble, forward, initial_weights, prepared
+from sciopt.domains.offline.search import AbstractSearch, Proposal
 from sciopt.domains.offline.spaces import CategoricalSpace
 from sciopt.domains.offline.task import Table
 from sciopt.hypergradients import FirstOrder
@@ -159,24 +158,20 @@ class Conservative(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`."""
-        check_request("Conservative", table, count, pool)
-        start = best_starts("Conservative", table, count)
-        relaxation = fit_relaxation(space, table, keep=self.keep, dtype=torch.float32)
-        targets, mean, scale = standardised(table.scores.to(torch.float64))
-        order = torch.randperm(len(table), generator=generator, device=generator.device).to(table.designs.device)
-        rows, drawn = order[: self.rows], order[: self.particles - self.particles // 2]
-        step = self.ascent_step_size * relaxation.mean.numel() ** 0.5
-        moved = torch.cat([table.best(self.particles // 2), table.designs[drawn]])
+        climb = prepared(
+            "Conservative", space, table, count, pool=pool, keep=self.keep, rows=self.rows, generator=generator
+        )
+        drawn = climb.order[: self.particles - self.particles // 2]
+        step = self.ascent_step_size * climb.relaxation.mean.numel() ** 0.5
+        moved = climb.relaxation.points(torch.cat([table.best(self.particles // 2), table.designs[drawn]]))
         net = train_conservative(
-            relaxation.points(table.designs[rows]), targets[rows].to(torch.float32), relaxation.points(moved),
+            climb.points, climb.targets, moved,
             weight=self.weight, allowance=self.allowance, ascent_steps=self.ascent_steps, ascent_step_size=step,
             hidden=self.hidden, max_steps=self.train_steps, generator=generator,
         )  # fmt: skip
-        climb = Minimize(lambda designs, weights: -forward(weights, designs)[0], batch_ndim=1)
+        ascent = Minimize(lambda designs, weights: -forward(weights, designs)[0], batch_ndim=1)
         solver = GradientDescent(step_size=step, max_steps=self.ascent_steps, atol=1e-12)
         solution = best_response(
-            climb, net.weights, init=relaxation.points(start), solver=solver, hypergradient=FirstOrder(), throw=False
+            ascent, net.weights, init=climb.start, solver=solver, hypergradient=FirstOrder(), throw=False
         )
-        designs = nearest_allowed(relaxation.designs(solution.value.detach()), pool)
-        predicted = net.predict(relaxation.points(designs))[0].to(torch.float64) * scale + mean
-        return Proposal(designs=designs, predicted=predicted)
+        return climb.proposal(solution.value, lambda points: net.predict(points)[0])
