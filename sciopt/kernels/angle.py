@@ -67,7 +67,7 @@ def angle_series(hidden_layers: int, leak: float, dtype: torch.dtype, device: to
 
 
 def angular_value(cosine: Tensor, hidden_layers: int, leak: float, tangent_kernel: bool) -> Tensor:
-    """NTK or NNGP in units of the NNGP's norm, as a function of the cosine; without graph.
+    """NTK or NNGP in units of the NNGP's norm, as a function of the cosine, which is overwritten; without graph.
 
     Example:
         >>> angular_value(torch.tensor([[1.0, 0.0]]), 1, 0.0, True)
@@ -75,8 +75,8 @@ def angular_value(cosine: Tensor, hidden_layers: int, leak: float, tangent_kerne
     """
     series = angle_series(hidden_layers, leak, cosine.dtype, cosine.device)
     if series is None:
-        return _recursion(cosine.clone(), hidden_layers, leak, False)[int(tangent_kernel)]
-    return evaluate(series.tangent if tangent_kernel else series.correlation, _position(cosine))
+        return _recursion(cosine, hidden_layers, leak, False)[int(tangent_kernel)]
+    return evaluate(series.tangent if tangent_kernel else series.correlation, _position(cosine.clamp_(-1, 1)))
 
 
 def angular_slopes(cosine: Tensor, hidden_layers: int, leak: float, tangent_kernel: bool) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ def angular_slopes(cosine: Tensor, hidden_layers: int, leak: float, tangent_kern
     if series is None:
         both = _recursion(cosine.clone(), hidden_layers, leak, True)
         return both[int(tangent_kernel)], both[2 + int(tangent_kernel)]
-    t = _position(cosine)
+    t = _position(cosine.clamp(-1, 1))
     if not tangent_kernel:
         return evaluate(series.correlation, t), evaluate(series.correlation_slope, t)
     square = _squared_sine(cosine, torch.empty_like(cosine))
@@ -109,9 +109,11 @@ def evaluate(coefficients: tuple[Tensor, ...], t: Tensor) -> Tensor:
 
 
 def _position(cosine: Tensor) -> Tensor:
-    """``1 - 2 angle / pi``; the angle of points that coincide up to rounding is 0."""
-    angle = torch.acos(cosine.clamp(-1, 1))
-    return threshold(angle, _close(cosine) ** 0.5, 0.0, inplace=True).mul_(-2 / pi).add_(1)
+    """``1 - 2 angle / pi`` in place of the cosine; the angle of points that coincide up to rounding is 0.
+
+    Fresh memory of a tile's size costs as much as two passes over it.
+    """
+    return threshold(cosine.acos_(), _close(cosine) ** 0.5, 0.0, inplace=True).mul_(-2 / pi).add_(1)
 
 
 def _close(like: Tensor) -> float:

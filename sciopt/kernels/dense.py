@@ -60,9 +60,9 @@ class DenseNetwork(AbstractNetwork):
         """See `AbstractNetwork.covariance`; points are ``(n, d)``."""
         check_points("DenseNetwork", left, right, 2)
         if self._is_angular and not under_transform() and not _needs_graph(left, right, self.weight_variance):
-            scale, cosine = _polar(left, right)
+            one, two, cosine = _polar(left, right)
             value = angular_value(cosine, self.hidden_layers, self._leak, tangent_kernel)
-            return value.mul_(scale).mul_(self._gain(left))
+            return value.mul_(one * self._gain(left)).mul_(two.mT)
         weights, biases = layer_variances(self.hidden_layers, self.weight_variance, self.bias_variance, left)
         cross = weights[0] / left.shape[1] * (left @ right.mT) + biases[0]
         tangent = cross
@@ -127,21 +127,22 @@ class DenseNetwork(AbstractNetwork):
             self.bias_variance == 0
         )  # fmt: skip
 
-    def _gain(self, like: Tensor) -> Tensor:
-        """NNGP of a point of norm 1."""
+    def _gain(self, like: Tensor) -> float | Tensor:
+        """NNGP of a point of norm 1; without tensors where it can be, as it is asked for with each tile."""
+        shared = (0.5 * (1 + self._leak**2)) ** self.hidden_layers / like.shape[1]
+        if not isinstance(self.weight_variance, Tensor):
+            return shared * float(self.weight_variance) ** (self.hidden_layers + 1)
         weights, _ = layer_variances(self.hidden_layers, self.weight_variance, 0.0, like)
-        half = 0.5 * (1 + self._leak**2)
-        return torch.stack([w.detach() for w in weights]).prod() * half**self.hidden_layers / like.shape[1]
+        return shared * torch.stack([w.detach() for w in weights]).prod()
 
     def _angular_slopes(self, left: Tensor, right: Tensor, tangent_kernel: bool) -> tuple[Tensor, Tensor, Tensor]:
-        scale, cosine = _polar(left, right)
+        one, two, cosine = _polar(left, right)
         value, slope = angular_slopes(cosine, self.hidden_layers, self._leak, tangent_kernel)
         gain = self._gain(left)
-        norm = left.square().sum(-1, keepdim=True)
-        norm = torch.where(norm > 0, norm, 1.0)
-        # k = scale f(cosine): Euler's relation gives the slope in <x, x>
-        own = torch.addcmul(value, slope, cosine, value=-1).mul_(scale).mul_(0.5 * gain / norm)
-        return value.mul_(scale).mul_(gain), slope.mul_(gain), own
+        # k = |x| |x'| f(cosine): Euler's relation gives the slope in <x, x>
+        inverse = torch.where(one > 0, 1 / one, 0.0)
+        own = torch.addcmul(value, slope, cosine, value=-1, out=cosine).mul_(0.5 * gain * inverse).mul_(two.mT)
+        return value.mul_(one * gain).mul_(two.mT), slope.mul_(gain), own
 
 
 def check_variances(owner: str, hidden_layers: int, weights: float | Tensor, biases: float | Tensor) -> None:
@@ -179,8 +180,8 @@ def _needs_graph(*values: float | Tensor) -> bool:
     return torch.is_grad_enabled() and any(isinstance(v, Tensor) and v.requires_grad for v in values)
 
 
-def _polar(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """``|x| |x'|`` and the cosine between all points; the cosine of a point at the origin is 0."""
+def _polar(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Norms ``(n, 1)`` and ``(m, 1)``, and the cosine between all points; that of a point at the origin is 0."""
     one, two = (torch.linalg.vector_norm(p, dim=-1, keepdim=True) for p in (left, right))
     unit, other = (p / torch.where(n > 0, n, 1.0) for p, n in ((left, one), (right, two)))
-    return one * two.mT, unit @ other.mT
+    return one, two, unit @ other.mT
