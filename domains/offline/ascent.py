@@ -162,7 +162,7 @@ def prepared(
     Raises:
         ValueError: for a bad request, constant scores, or fewer distinct visible designs than ``count``.
     """
-    check_request(owner, table, count, pool)
+    check_request(owner, table, count, pool, space=space, generator=generator)
     start = best_starts(owner, table, count)
     relaxation = fit_relaxation(space, table, keep=keep, dtype=torch.float32)
     targets, mean, scale = standardised(table.scores.to(torch.float64))

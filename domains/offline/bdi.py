@@ -92,7 +92,7 @@ class BDI(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`; the start is the best visible designs, and only a large polish draws at random."""
-        check_request("BDI", table, count, pool)
+        check_request("BDI", table, count, pool, space=space, generator=generator)
         first = best_starts("BDI", table, count)
         stated = bidirectional_problem(self, space, table)
         start = stated.relaxation.points(first)

@@ -106,7 +106,7 @@ class BIB(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`; the start is the best visible designs, chance trains the networks."""
-        check_request("BIB", table, count, pool)
+        check_request("BIB", table, count, pool, space=space, generator=generator)
         first = best_starts("BIB", table, count)
         stated = sequence_problem(
             space,

@@ -71,7 +71,7 @@ class EmbeddingSearch(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`."""
-        check_request("EmbeddingSearch", table, count, pool)
+        check_request("EmbeddingSearch", table, count, pool, space=space, generator=generator)
         stated = sequence_problem(
             space,
             table,

@@ -79,7 +79,7 @@ class EvolutionarySearch(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`."""
-        check_request("EvolutionarySearch", table, count, pool)
+        check_request("EvolutionarySearch", table, count, pool, space=space, generator=generator)
         surrogate = fit_surrogate(space, table, kernel=self.kernel, ridge=self.ridge, dtype=self.dtype, rtol=1e-3)
         prior = self.prior
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -52,6 +53,9 @@ class BatchReport:
 def normalised(task: AbstractTask, designs: Tensor) -> Tensor:
     """Oracle scores as ``(score - low) / (high - low)`` with the task's bounds, ``(n,)``; NaN and -inf stay.
 
+    Raises:
+        ValueError: for a task whose bounds or scores are not what `AbstractTask` says.
+
     Example:
         >>> from sciopt.domains.offline import nk_landscape
         >>> task = nk_landscape(length=4, neighbours=0)
@@ -59,7 +63,19 @@ def normalised(task: AbstractTask, designs: Tensor) -> Tensor:
         0.0
     """
     low, high = task.bounds
-    return (task.score(designs) - low) / (high - low)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(
+            f"{type(task).__name__}: expected `bounds` as two finite scores in order, got ({low}, {high}). Return the scores "
+            "that are normalised to 0 and to 1."
+        )
+    scores = task.score(designs)
+    if not isinstance(scores, Tensor) or scores.shape != designs.shape[:1]:
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(
+            f"{type(task).__name__}: expected `score` to return {len(designs)} scores, one per design, got {got}. Return a "
+            "tensor of shape (n,)."
+        )
+    return (scores - low) / (high - low)
 
 
 def hamming(left: Tensor, right: Tensor) -> Tensor:

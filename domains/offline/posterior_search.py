@@ -74,7 +74,7 @@ class PosteriorSearch(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`; the designs come in the order of their choice."""
-        check_request("PosteriorSearch", table, count, pool)
+        check_request("PosteriorSearch", table, count, pool, space=space, generator=generator)
         small = pool is not None or space.size <= ENUMERABLE
         left = max(self.candidates, count)
         if small:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Integral
+from types import EllipsisType
 from typing import final
 
 import torch
@@ -66,13 +68,61 @@ class AbstractSearch(ABC):
         """
 
 
-def check_request(owner: str, table: Table, count: int, pool: Tensor | None) -> None:
-    """Bad requests, before any long work."""
+def check_request(
+    owner: str,
+    table: Table,
+    count: int,
+    pool: Tensor | None,
+    *,
+    space: CategoricalSpace | None = None,
+    generator: torch.Generator | EllipsisType = ...,
+) -> None:
+    """Bad requests, before any long work.
+
+    Args:
+        owner: whom errors name.
+        table: what is known.
+        count: designs to propose.
+        pool: allowed designs, or None.
+        space: the designs; with it, the table's and the pool's are looked at as well.
+        generator: the one source of chance, where there is one.
+
+    Raises:
+        TypeError: for a generator or a pool of another kind.
+        ValueError: for anything that cannot be answered.
+
+    Example:
+        >>> table = Table(designs=torch.tensor([[0], [1]]), scores=torch.tensor([1.0, 2.0]))
+        >>> check_request("mine", table, 0, None)
+        Traceback (most recent call last):
+        ValueError: mine: expected `count` >= 1, got 0. Pass the size of the batch.
+    """
+    whole = isinstance(count, Integral) and not isinstance(count, bool)
+    check_option(owner, "count", count, whole, "as a whole number", "Pass the size of the batch.")
     check_option(owner, "count", count, count >= 1, ">= 1", "Pass the size of the batch.")
     check_option(owner, "table", len(table), len(table) >= 2, "with at least two rows", "Pass more results.")
-    if pool is not None and len(pool) < count:
+    if space is not None:
+        space.check(table.designs)
+    if generator is not ... and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"{owner}: expected `generator` as a torch.Generator, got {generator!r}. E.g. torch.Generator().manual_seed(0)."
+        )
+    if not bool((table.designs != table.designs[:1]).any()):
         raise ValueError(
-            f"{owner}: expected a `pool` of at least `count` = {count} designs, got {len(pool)}. Propose fewer, or allow more."
+            f"{owner}: expected a `table` with two different designs at least, got one {len(table)} times. Pass more results."
+        )
+    if pool is None:
+        return
+    if not isinstance(pool, Tensor):
+        raise TypeError(
+            f"{owner}: expected `pool` as a tensor of designs, got {type(pool).__name__}. Make it with space.encode()."
+        )
+    if space is not None and len(pool):
+        space.check(pool)
+    if len(pool) < count or len(torch.unique(pool, dim=0)) < count:
+        found = len(torch.unique(pool, dim=0)) if len(pool) else 0
+        raise ValueError(
+            f"{owner}: expected a `pool` of at least `count` = {count} designs, got {found}. Propose fewer, or allow more."
         )
 
 

@@ -64,7 +64,11 @@ class CategoricalSpace:
         """
         places = {letter: k for k, letter in enumerate(self.alphabet)}
         for row, sequence in enumerate(sequences):
-            if len(sequence) != self.length or any(letter not in places for letter in sequence):
+            if (
+                not isinstance(sequence, str)
+                or len(sequence) != self.length
+                or any(letter not in places for letter in sequence)
+            ):
                 raise ValueError(
                     f"CategoricalSpace: expected sequences of {self.length} letters out of {self.alphabet!r}, got "
                     f"{sequence!r} in row {row}. Correct or drop it."
@@ -82,11 +86,19 @@ class CategoricalSpace:
         Raises:
             ValueError: for another shape or dtype, or integers that are no letters.
         """
-        shaped = designs.ndim == 2 and designs.shape[1] == self.length and not designs.is_floating_point()
-        if not shaped or (designs.numel() and (int(designs.min()) < 0 or int(designs.max()) >= self.letters)):
+        if not isinstance(designs, Tensor):
+            raise TypeError(
+                f"CategoricalSpace: expected `designs` as a tensor of integers, got {type(designs).__name__}. Make them with "
+                "encode()."
+            )
+        shaped = designs.ndim == 2 and designs.shape[1] == self.length
+        shaped = shaped and not (designs.is_floating_point() or designs.is_complex() or designs.dtype == torch.bool)
+        low, high = (int(designs.min()), int(designs.max())) if shaped and designs.numel() else (0, 0)
+        if not shaped or low < 0 or high >= self.letters:
+            letters = "" if not shaped else f" from {low} to {high}"
             raise ValueError(
                 f"CategoricalSpace: expected `designs` as integers in [0, {self.letters}) of shape (n, {self.length}), got "
-                f"{tuple(designs.shape)} {designs.dtype}. Make them with encode()."
+                f"{tuple(designs.shape)} {designs.dtype}{letters}. Make them with encode()."
             )
         return designs
 

@@ -101,7 +101,7 @@ def unseen(
         >>> space.decode(unseen("mine", space, table, 1, pool=None, symmetry=ReverseComplement(pairs=("AT",))))
         ['TA']
     """
-    check_request(owner, table, count, pool)
+    check_request(owner, table, count, pool, space=space)
     designs = without(space.everything() if pool is None else pool, table.designs)
     if symmetry is not None:
         designs = without(designs, symmetry.image(space, table.designs))

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from sciopt.checks import check_option
 from sciopt.domains.offline.spaces import CategoricalSpace
 
 __all__ = [
@@ -21,6 +22,9 @@ __all__ = [
     "WithinMutations",
 ]
 
+LARGEST_SCORE = 1e100
+NUMBERED = 1 << 62  # larger spaces are compared row by row
+
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,11 +32,12 @@ class Table:
     """Designs with scores: what a laboratory has.
 
     Args:
-        designs: int64 ``(n, length)``; equal rows are allowed.
-        scores: ``(n,)``, float64, the higher the better.
+        designs: int64 ``(n, length)``; equal rows are allowed. Other integers are converted.
+        scores: ``(n,)``, float64, the higher the better. Integers are converted.
 
     Raises:
-        ValueError: for scores that are not finite, or not one per design.
+        TypeError: for designs that are no integers, or scores that are no real numbers.
+        ValueError: for scores that are not finite, out of all range, or not one per design.
 
     Example:
         >>> len(Table(designs=torch.zeros(2, 3, dtype=torch.int64), scores=torch.zeros(2)))
@@ -43,11 +48,29 @@ class Table:
     scores: Tensor
 
     def __post_init__(self) -> None:
+        for name, values in (("designs", self.designs), ("scores", self.scores)):
+            if not isinstance(values, Tensor) or values.is_complex():
+                got = str(values.dtype) if isinstance(values, Tensor) else type(values).__name__
+                raise TypeError(f"Table: expected `{name}` as a tensor of real numbers, got {got}. Convert them first.")
+        if self.designs.ndim != 2 or self.designs.is_floating_point() or self.designs.dtype == torch.bool:
+            raise TypeError(
+                f"Table: expected `designs` as integers of shape (n, length), got {tuple(self.designs.shape)} "
+                f"{self.designs.dtype}. Make them with CategoricalSpace.encode()."
+            )
+        if self.designs.dtype != torch.int64:
+            object.__setattr__(self, "designs", self.designs.long())
+        if not self.scores.is_floating_point():
+            object.__setattr__(self, "scores", self.scores.double())
         if self.scores.shape != self.designs.shape[:1] or not bool(torch.isfinite(self.scores).all()):
             bad = int((~torch.isfinite(self.scores)).sum())
             raise ValueError(
                 f"Table: expected {len(self.designs)} finite `scores`, one per design, got {tuple(self.scores.shape)} with "
                 f"{bad} that are NaN or infinite. Drop those rows."
+            )
+        if len(self.scores) and float(self.scores.abs().max()) > LARGEST_SCORE:
+            raise ValueError(
+                f"Table: expected `scores` of at most {LARGEST_SCORE:g} in size, got {float(self.scores.abs().max()):g}. "
+                "Correct them, or change their unit."
             )
 
     def __len__(self) -> int:
@@ -91,6 +114,9 @@ class AtMostQuantile(AbstractVisibleRule):
 
     quantile: float
 
+    def __post_init__(self) -> None:
+        check_option("AtMostQuantile", "quantile", self.quantile, 0 < self.quantile < 1, "in (0, 1)", "E.g. 0.5.")
+
     def rows(self, space: CategoricalSpace, table: Table) -> Tensor:
         """See `AbstractVisibleRule.rows`."""
         return torch.nonzero(table.scores <= torch.quantile(table.scores, self.quantile)).squeeze(-1)
@@ -116,6 +142,10 @@ class SampleBelow(AbstractVisibleRule):
     count: int
     seed: int
 
+    def __post_init__(self) -> None:
+        check_option("SampleBelow", "quantile", self.quantile, 0 < self.quantile < 1, "in (0, 1)", "E.g. 0.5.")
+        check_option("SampleBelow", "count", self.count, self.count >= 1, ">= 1", "Pass the number of rows.")
+
     def rows(self, space: CategoricalSpace, table: Table) -> Tensor:
         """See `AbstractVisibleRule.rows`."""
         low = AtMostQuantile(quantile=self.quantile).rows(space, table)
@@ -140,6 +170,9 @@ class WithinMutations(AbstractVisibleRule):
 
     reference: str
     mutations: int
+
+    def __post_init__(self) -> None:
+        check_option("WithinMutations", "mutations", self.mutations, self.mutations >= 0, ">= 0", "E.g. 2.")
 
     def rows(self, space: CategoricalSpace, table: Table) -> Tensor:
         """See `AbstractVisibleRule.rows`."""
@@ -199,6 +232,17 @@ class TableTask(AbstractTask):
 
     def __post_init__(self) -> None:
         self.domain.check(self.table.designs)
+        distinct, rows = torch.unique(self.table.designs, dim=0, return_inverse=True)
+        scores = self.table.scores
+        first = torch.full((len(distinct),), -torch.inf, dtype=scores.dtype, device=scores.device)
+        highest = first.scatter_reduce(0, rows, scores, "amax")
+        odd = torch.nonzero(scores != highest[rows])
+        if len(odd):
+            design = self.domain.decode(self.table.designs[odd[0]])[0]
+            raise ValueError(
+                f"TableTask: expected `table` with one score for each design, got {float(scores[int(odd[0])]):g} and "
+                f"{float(highest[rows[int(odd[0])]]):g} for {design!r}. Average them first."
+            )
 
     @property
     def space(self) -> CategoricalSpace:
@@ -220,8 +264,13 @@ class TableTask(AbstractTask):
 
     def score(self, designs: Tensor) -> Tensor:
         """See `AbstractTask.score`."""
-        known, order = self.domain.number(self.table.designs).sort()
-        wanted = self.domain.number(designs)
+        have, wanted = self.table.designs, self.domain.check(designs).to(self.table.designs)
+        if self.domain.size > NUMBERED:
+            both = torch.unique(torch.cat([have, wanted]), dim=0, return_inverse=True)[1]
+            numbers, wanted = both[: len(have)], both[len(have) :]
+        else:
+            numbers, wanted = self.domain.number(have), self.domain.number(wanted)
+        known, order = numbers.sort()
         place = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
         return torch.where(known[place] == wanted, self.table.scores[order[place]], torch.nan)
 

@@ -85,7 +85,7 @@ class CbAS(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`: new designs of the last generator, then of the rounds before it."""
-        check_request("CbAS", table, count, pool)
+        check_request("CbAS", table, count, pool, space=space, generator=generator)
         device = table.designs.device
         relaxation = fit_relaxation(space, table, keep=self.keep, dtype=torch.float32)
         targets, mean, scale = standardised(table.scores.to(torch.float64))

@@ -93,7 +93,7 @@ class CMAES(AbstractSearch):
     ) -> Proposal:
         """See `AbstractSearch.propose`."""
         cma = _package()
-        check_request("CMAES", table, count, pool)
+        check_request("CMAES", table, count, pool, space=space, generator=generator)
         device = table.designs.device
         relaxation = fit_relaxation(space, table, keep=self.keep, dtype=torch.float32)
         targets, mean, scale = standardised(table.scores.to(torch.float64))

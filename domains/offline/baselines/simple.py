@@ -39,11 +39,15 @@ class RandomSearch(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`."""
-        check_request("RandomSearch", table, count, pool)
+        check_request("RandomSearch", table, count, pool, space=space, generator=generator)
         if pool is not None:
             left = without(pool, table.designs)
-            if len(left) >= count:
-                return Proposal(designs=shuffled(left, generator)[:count])
+            if len(left) < count:
+                raise ValueError(
+                    f"RandomSearch: expected a `pool` of at least `count` = {count} designs outside the table, got "
+                    f"{len(left)}. Propose fewer, or allow more."
+                )
+            return Proposal(designs=shuffled(left, generator)[:count])
         found = torch.empty(0, space.length, dtype=torch.int64, device=table.designs.device)
         for _ in range(1000):
             fresh = without(space.random(2 * count, generator).to(found.device), torch.cat([table.designs, found]))
@@ -90,7 +94,7 @@ class MutateTheBest(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`; more mutations are made where too few mutants are new."""
-        check_request("MutateTheBest", table, count, pool)
+        check_request("MutateTheBest", table, count, pool, space=space, generator=generator)
         best = table.best(self.parents)
         found = torch.empty(0, space.length, dtype=torch.int64, device=table.designs.device)
         for attempt in range(200):

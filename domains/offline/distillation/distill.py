@@ -93,7 +93,7 @@ class Distillation(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`; starts from the best visible designs."""
-        check_request("Distillation", table, count, pool)
+        check_request("Distillation", table, count, pool, space=space, generator=generator)
         start = best_starts("Distillation", table, count)
         part = sampled(table, self.rows, generator)
         lesson = matching_lesson(

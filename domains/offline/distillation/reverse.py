@@ -109,7 +109,7 @@ class ReverseMapping(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`."""
-        check_request("ReverseMapping", table, count, pool)
+        check_request("ReverseMapping", table, count, pool, space=space, generator=generator)
         part = sampled(table, self.rows, generator)
         options = replace(self, cycle_weight=tuned_weight(self, space, part, generator)) if self.tune_steps else self
         stated = reverse_problem(options, space, part, generator=generator)

@@ -78,7 +78,7 @@ class GuidedSearch(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`."""
-        check_request("GuidedSearch", table, count, pool)
+        check_request("GuidedSearch", table, count, pool, space=space, generator=generator)
         data = proxy_data(space, table, kernel=self.kernel, ridge=self.ridge)
         keep = max(self.population, 2 * count)
         numbers = None if pool is None else space.number(pool)

@@ -148,5 +148,44 @@ def test_what_cannot_be_done_is_said(generator: torch.Generator) -> None:
             search.propose(space, full, 5, generator=generator)
     with pytest.raises(ValueError, match="expected `count` >= 1, got 0"):
         BDI().propose(space, full, 0, generator=generator)
+    with pytest.raises(
+        ValueError, match="RandomSearch: expected a `pool` of at least `count` = 2 designs outside the table"
+    ):
+        few = Table(designs=full.designs[:3], scores=full.scores[:3])
+        RandomSearch().propose(space, few, 2, generator=generator, pool=full.designs[2:])
     with pytest.raises(ValueError, match="expected `table` with at least two rows, got 1"):
         RandomSearch().propose(space, Table(designs=full.designs[:1], scores=full.scores[:1]), 1, generator=generator)
+
+
+SEARCHES = [RandomSearch(), MutateTheBest(), ExhaustiveRanking(), EvolutionarySearch(), BDI(), GradientAscent()]
+SPACE = TASK.space
+BAD = {
+    "expected `count` as a whole number, got 2.5": {"count": 2.5},
+    "expected `count` as a whole number, got True": {"count": True},
+    "expected `generator` as a torch.Generator, got None": {"generator": None},
+    "expected `generator` as a torch.Generator, got 0": {"generator": 0},
+    "expected `pool` as a tensor of designs, got list": {"pool": ["ACGTA"] * 9},
+    "a `pool` of at least `count` = 4 designs, got 2": {"pool": SPACE.everything()[:2].repeat(9, 1)},
+    "a `pool` of at least `count` = 4 designs, got 0": {"pool": SPACE.everything()[:0]},
+    "of shape .n, 5., got .9, 4. torch.int64": {"pool": torch.zeros(9, 4, dtype=torch.int64)},
+    "integers in .0, 4. of shape .n, 5., got .9, 5. torch.int64 from 7 to 7": {"pool": torch.full((9, 5), 7)},
+    "got .9, 5. torch.float64": {"pool": torch.zeros(9, 5, dtype=torch.float64)},
+    "torch.int64 from -1 to 2": {"table": Table(designs=SPACE.everything()[:40] - 1, scores=torch.arange(40.0))},
+    "of shape .n, 5., got .40, 3.": {"table": Table(designs=SPACE.everything()[:40, :3], scores=torch.arange(40.0))},
+    "a `table` with two different designs at least, got one 5 times": {
+        "table": Table(designs=SPACE.everything()[:1].repeat(5, 1), scores=torch.arange(5.0))
+    },
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("message", BAD)
+def test_bad_requests_are_said_before_any_work(search, message: str) -> None:
+    given = {"table": TASK.visible(), "count": 4, "generator": torch.Generator().manual_seed(0), "pool": None} | BAD[
+        message
+    ]
+    if "generator" in BAD[message] and isinstance(search, ExhaustiveRanking):
+        pytest.skip("a ranking draws nothing")
+    table, count = given.pop("table"), given.pop("count")
+    with pytest.raises((ValueError, TypeError), match=message):
+        search.propose(SPACE, table, count, **given)

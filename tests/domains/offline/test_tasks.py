@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sciopt.domains.offline import (
+    AbstractTask,
     AtMostQuantile,
     CategoricalSpace,
     Ehrlich,
@@ -165,3 +166,100 @@ def test_the_report_counts_by_hand() -> None:
         Table(designs=designs, scores=torch.tensor([0.0, torch.nan, 1.0]))
     with pytest.raises(ValueError, match="leave visible rows"):
         TableTask(domain=space, table=task.table, rule=WithinMutations(reference="bb", mutations=0)).visible()
+
+
+@pytest.mark.parametrize(
+    ("designs", "scores", "error", "message"),
+    [
+        (
+            torch.rand(3, 2),
+            torch.arange(3.0),
+            TypeError,
+            "`designs` as integers of shape .n, length., got .3, 2. torch.float32",
+        ),
+        (torch.ones(3, 2).bool(), torch.arange(3.0), TypeError, "got .3, 2. torch.bool"),
+        (torch.arange(3), torch.arange(3.0), TypeError, "got .3,. torch.int64"),
+        ([[1], [2]], torch.arange(2.0), TypeError, "`designs` as a tensor of real numbers, got list"),
+        (torch.ones(3, 2).long(), [1.0, 2.0, 3.0], TypeError, "`scores` as a tensor of real numbers, got list"),
+        (torch.ones(3, 2).long(), torch.zeros(3, dtype=torch.complex64), TypeError, "got torch.complex64"),
+        (
+            torch.ones(3, 2).long(),
+            torch.full((3,), 1e200, dtype=torch.float64),
+            ValueError,
+            "of at most 1e.100 in size",
+        ),
+    ],
+)
+def test_tables_of_another_kind_are_refused(designs, scores, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Table(designs=designs, scores=scores)
+
+
+def test_tables_of_other_integers_are_converted() -> None:
+    table = Table(designs=torch.ones(3, 2, dtype=torch.uint8), scores=torch.arange(3))
+    assert table.designs.dtype == torch.int64 and table.scores.dtype == torch.float64
+
+
+def test_a_table_of_long_sequences_is_an_oracle() -> None:
+    space = CategoricalSpace(length=60, alphabet="ACGT")
+    designs = space.random(50, torch.Generator().manual_seed(0))
+    scores = torch.arange(50.0, dtype=torch.float64)
+    task = TableTask(domain=space, table=Table(designs=designs, scores=scores), rule=AtMostQuantile(quantile=0.5))
+    asked = torch.cat([designs[[7, 3, 7]], space.random(1, torch.Generator().manual_seed(9))])
+    torch.testing.assert_close(task.score(asked), torch.tensor([7.0, 3.0, 7.0, torch.nan]).double(), equal_nan=True)
+    assert evaluate_batch(task, asked).unscored == 1
+
+
+def test_a_table_that_contradicts_itself_is_no_oracle() -> None:
+    space = CategoricalSpace(length=2, alphabet="AC")
+    table = Table(designs=space.encode(["AA", "AC", "AA"]), scores=torch.tensor([1.0, 2.0, 3.0]))
+    with pytest.raises(ValueError, match="one score for each design, got 1 and 3 for 'AA'. Average them first"):
+        TableTask(domain=space, table=table, rule=AtMostQuantile(quantile=0.5))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AtMostQuantile(quantile=50), "AtMostQuantile: expected `quantile` in .0, 1., got 50"),
+        (lambda: SampleBelow(quantile=0.0, count=3, seed=0), "SampleBelow: expected `quantile`"),
+        (lambda: SampleBelow(quantile=0.5, count=0, seed=0), "SampleBelow: expected `count` >= 1"),
+        (lambda: WithinMutations(reference="AA", mutations=-1), "WithinMutations: expected `mutations` >= 0"),
+    ],
+)
+def test_rules_out_of_range_are_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+class OwnTask(AbstractTask):
+    """A user's task, as the page says, with what they may get wrong."""
+
+    def __init__(self, bounds=(0.0, 3.0), shape=(-1,)) -> None:
+        self.limits, self.shape = bounds, shape
+
+    @property
+    def space(self) -> CategoricalSpace:
+        return CategoricalSpace(length=3, alphabet="AC")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.limits
+
+    def visible(self) -> Table:
+        designs = self.space.everything()[:6]
+        return Table(designs=designs, scores=self.score(designs).flatten())
+
+    def score(self, designs: torch.Tensor) -> torch.Tensor:
+        return designs.sum(-1).double().reshape(self.shape)
+
+    def pool(self) -> torch.Tensor | None:
+        return None
+
+
+def test_a_task_of_ones_own_and_what_may_be_wrong_with_it() -> None:
+    last = OwnTask().space.everything()[6:]
+    assert evaluate_batch(OwnTask(), last).best == 1.0
+    with pytest.raises(ValueError, match="OwnTask: expected `bounds` as two finite scores in order, got .3.0, 3.0."):
+        evaluate_batch(OwnTask(bounds=(3.0, 3.0)), last)
+    with pytest.raises(ValueError, match="OwnTask: expected `score` to return 2 scores, one per design, got .2, 1."):
+        evaluate_batch(OwnTask(shape=(-1, 1)), last)
