@@ -63,7 +63,8 @@ class Motif:
         starts = designs.shape[1] - self.span + 1
         found = torch.zeros_like(designs[:, :starts], dtype=torch.uint8 if len(self) < 256 else torch.int64)
         for offset, letter in self.elements:
-            found += designs[:, offset : offset + starts] == letter
+            wanted = torch.full_like(designs[:, :1], letter)  # ten times as fast as comparing with a number
+            found += designs[:, offset : offset + starts] == wanted
         return found
 
     def matches(self, designs: Tensor) -> Tensor:

@@ -143,7 +143,8 @@ def extension_gains(motif: Motif, sites: Sites, residual: Tensor, weight: Tensor
         return weight.new_zeros(0, dtype=torch.int64), residual.new_zeros(0, letters)
     found = motif.found(sites.designs).mT
     sums = torch.stack([weight * residual, weight, (weight > 0).to(weight)]).to(torch.float32)
-    kinds = torch.arange(len(motif) + 1, device=weight.device).unsqueeze(-1)
+    kinds = torch.arange(len(motif) + 1, dtype=found.dtype, device=weight.device)
+    kinds = kinds.unsqueeze(-1).expand(-1, len(sites)).contiguous()
     rises = torch.empty(len(sites), letters, dtype=torch.float32, device=weight.device)
     at_best = by_level = total = torch.empty(0, device=weight.device)
     window, moves, totals = (-1, -1), [], []
@@ -153,7 +154,7 @@ def extension_gains(motif: Motif, sites: Sites, residual: Tensor, weight: Tensor
             window, inside = (low, high), found[low:high]
             best = inside.amax(0)
             at_best = (inside == best).to(torch.float32).flatten()
-            by_level = (sums.unsqueeze(1) * (best == kinds)).flatten(0, 1)
+            by_level = (sums.unsqueeze(1) * (best == kinds).to(sums)).flatten(0, 1)
             total = by_level.sum(-1)
         # a design rises by one level with letter c if c stands at the place at one of its best starts
         rises.zero_().view(-1).scatter_add_(0, sites.cells[low + t : high + t].flatten(), at_best)
