@@ -18,7 +18,7 @@ from sciopt.linsolve.operator import LinearOperator
 __all__ = ["ColumnNystrom", "pivoted_cholesky"]
 
 BLOCK = 128  # columns chosen at a time: fewer follow what is left more closely, more multiply faster
-ROWS = 4096  # rows of a product at a time
+ROWS = 512  # rows of a product at a time
 
 
 def pivoted_cholesky(
@@ -69,7 +69,7 @@ def pivoted_cholesky(
                 break
             grown = columns @ (vectors[:, kept] / values[kept].sqrt())
             factor[:, done : done + grown.shape[1]] = grown
-            left = (left - grown.square().sum(-1)).clamp(min=0)
+            left = (left - torch.linalg.vecdot(grown, grown)).clamp_(min=0)
             left[chosen] = 0
             done += grown.shape[1]
     return factor[:, :done], left
