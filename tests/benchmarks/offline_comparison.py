@@ -15,16 +15,21 @@ import csv
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import final
 
 import torch
+from torch import Tensor
 
 from sciopt.domains.offline import (
     BDI,
     CMAES,
     AbstractSearch,
+    AbstractSymmetry,
     AbstractTask,
+    CategoricalSpace,
     CbAS,
     CommitteeRanking,
     Conservative,
@@ -32,13 +37,18 @@ from sciopt.domains.offline import (
     EvolutionarySearch,
     ExhaustiveRanking,
     GradientAscent,
+    MotifSearch,
     MutateTheBest,
+    Proposal,
     RandomSearch,
     ReverseComplement,
     SampleBelow,
+    SequenceColumn,
+    Table,
     WithinMutations,
     evaluate_batch,
     gb1,
+    propose,
     tf_bind_8,
 )
 
@@ -74,7 +84,37 @@ SEARCHES: dict[str, tuple[Callable[[AbstractTask], AbstractSearch | None], bool]
     "ExhaustiveRanking": (lambda task: enumerable(task, ExhaustiveRanking()), False),
     "ExhaustiveRanking, double strands": (lambda task: double_strands(task), False),
     "CommitteeRanking": (lambda task: enumerable(task, CommitteeRanking()), False),
+    "MotifSearch": (lambda task: movable(task), True),
+    "propose": (lambda task: Proposing(symmetry=strands(task)), False),
 }
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Proposing(AbstractSearch):
+    """What `sciopt propose` does, on a table of sequences."""
+
+    symmetry: AbstractSymmetry | None = None
+
+    def propose(
+        self,
+        space: CategoricalSpace,
+        table: Table,
+        count: int,
+        *,
+        generator: torch.Generator,
+        pool: Tensor | None = None,
+    ) -> Proposal:
+        """See `AbstractSearch.propose`; the seed is 0."""
+        made = propose(
+            space.decode(table.designs),
+            table.scores,
+            n=count,
+            columns=[SequenceColumn(name="sequence", length=space.length, alphabet=space.alphabet)],
+            pool=None if pool is None else space.decode(pool),
+            symmetry=self.symmetry,
+        )
+        return Proposal(designs=space.encode([row["sequence"] for row in made.rows]), predicted=made.predicted)
 
 
 def feasible(task: AbstractTask) -> Callable[[torch.Tensor], torch.Tensor] | None:
@@ -87,9 +127,19 @@ def enumerable(task: AbstractTask, search: AbstractSearch) -> AbstractSearch | N
     return None if isinstance(task, Ehrlich) else search
 
 
+def strands(task: AbstractTask) -> AbstractSymmetry | None:
+    """Both strands of DNA."""
+    return ReverseComplement() if set(task.space.alphabet) == set("ACGT") else None
+
+
 def double_strands(task: AbstractTask) -> AbstractSearch | None:
     """The ranking that knows both strands, on DNA."""
-    return ExhaustiveRanking(symmetry=ReverseComplement()) if set(task.space.alphabet) == set("ACGT") else None
+    return None if strands(task) is None else ExhaustiveRanking(symmetry=strands(task))
+
+
+def movable(task: AbstractTask) -> AbstractSearch | None:
+    """The search for motifs where sequences are long enough for them to stand here or there."""
+    return MotifSearch() if task.space.length >= 12 else None
 
 
 def run(task_name: str, search_name: str, seed: int) -> dict[str, str] | None:
