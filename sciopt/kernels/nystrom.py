@@ -140,10 +140,18 @@ class ColumnNystrom(AbstractPreconditioner):
             small.addmm_(wide.mT, wide)
         lower = torch.linalg.cholesky(small)
 
+        exact = noise.to(torch.float64)
+
         def apply(vector: Tensor) -> Tensor:
-            scaled = vector.to(dtype) / noise
-            inside = torch.cholesky_solve((scaled @ factor).to(torch.float64).unsqueeze(-1), lower).squeeze(-1)
-            return (scaled - (inside.to(dtype) @ factor.mT) / noise).to(vector.dtype)
+            # in double precision: the two terms cancel by a factor of the condition number where K is large, and what single
+            # precision leaves of that is not even positive definite
+            scaled = vector.to(torch.float64) / exact
+            inside = scaled.new_zeros(*scaled.shape[:-1], factor.shape[1])
+            for part, chunk in zip(factor.split(ROWS), scaled.split(ROWS, -1), strict=True):
+                inside += chunk @ part.to(torch.float64)
+            inside = torch.cholesky_solve(inside.unsqueeze(-1), lower).squeeze(-1)
+            taken = torch.cat([inside @ part.to(torch.float64).mT for part in factor.split(ROWS)], -1)
+            return (scaled - taken / exact).to(vector.dtype)
 
         return apply
 

@@ -69,6 +69,17 @@ def test_applies_the_inverse_it_names(generator: torch.Generator, dtype: torch.d
     torch.testing.assert_close(apply(vectors[1]), found[1])
 
 
+def test_single_precision_keeps_the_directions_that_the_kernel_knows_best(generator: torch.Generator) -> None:
+    x, noise = randn(3000, 4, generator=generator).float(), torch.full((3000,), 1e-3)
+    kernel, ones = RBF(length_scale=6.0), torch.ones(3000)  # ones are an eigenvector of nearly 3e6 times the noise
+    made = ColumnNystrom(kernel=kernel, points=x, noise=noise, rank=100, generator=generator)
+    operator = kernel_operator(kernel, x, noise)
+    found = made.build(operator)(ones)
+    assert float(found @ ones) > 0 and float((operator.mv(found) - ones).norm() / ones.norm()) < 0.01
+    solved = linear_solve(operator, ones, CG(rtol=1e-3, preconditioner=made), throw=False)
+    assert float(solved.residual_norm / ones.norm()) < 0.01
+
+
 @pytest.mark.parametrize("ridge", [1e-2, 1e-6])
 def test_saves_most_steps(generator: torch.Generator, ridge: float) -> None:
     x, y = randn(1000, 6, generator=generator), randn(1000, generator=generator)
