@@ -17,15 +17,17 @@ from sciopt.domains.offline.proposal.columns import AbstractColumn
 from sciopt.domains.offline.proposal.constraints import AbstractConstraint, as_constraint, repaired
 from sciopt.domains.offline.proposal.families import AbstractFamily
 from sciopt.domains.offline.proposal.intake import read_count, read_seed
-from sciopt.domains.offline.proposal.model import DENSE_ROWS, ScoreModel
+from sciopt.domains.offline.proposal.model import DENSE_ROWS, Observations, ScoreModel
 from sciopt.domains.offline.proposal.search import Allowed, Evolution, best_candidates, polished
 from sciopt.domains.offline.proposal.spread import spread_out
 from sciopt.domains.offline.proposal.tables import PreparedTable, prepared_table
 from sciopt.domains.offline.symmetry import AbstractSymmetry
+from sciopt.solution import Status
 
 __all__ = ["ProposalOptions", "propose"]
 
 JOINT = 2_048  # designs among which a batch is chosen jointly
+POOR = 0.2  # relative residual of a fit that is said to have failed
 CHEAP = 1e11  # kernel products up to which deviations of all candidates are computed
 
 
@@ -40,6 +42,8 @@ class ProposalOptions:
         polish: designs whose numbers follow the gradient at the end.
         dense_rows: different designs up to which the posterior is computed in float64 by a Cholesky factor; above it by
             conjugate gradients in float32, with deviations given the 2,000 most correlated rows.
+        most_rows: different designs that are learned from: of more, the best tenth of these many and others at random. Time
+            and memory grow with their square: 30,000 take a minute or two on one core, and 4 GB.
 
     Raises:
         ValueError: for options out of range.
@@ -53,9 +57,11 @@ class ProposalOptions:
     evolution: Evolution = Evolution()
     polish: int = 32
     dense_rows: int = DENSE_ROWS
+    most_rows: int = 30_000
 
     def __post_init__(self) -> None:
         owner = "ProposalOptions"
+        check_option(owner, "most_rows", self.most_rows, self.most_rows >= 2, ">= 2", "Leave the default.")
         check_option(owner, "polish", self.polish, self.polish >= 0, ">= 0", "Leave the default.")
         check_option(owner, "dense_rows", self.dense_rows, self.dense_rows >= 0, ">= 0", "Leave the default.")
 
@@ -149,10 +155,21 @@ def propose(
         notes += said
         level = torch.full((len(codes),), float(data.scores.mean()), dtype=torch.float64, device=codes.device)
         return _batch(table, codes, level, torch.full_like(level, torch.inf), None, notes, [], maximize)
+    part = _learned_from(data, given.most_rows, maximize, generator)
+    if len(part) < len(data):
+        notes.append(
+            f"Of {len(data)} different designs {len(part)} are learned from: the best {given.most_rows // 10}, and others at "
+            "random (`most_rows`). None of the rest is proposed either."
+        )
     model, calibration, lines = choose_model(
-        space, data, strands=table.strands, maximize=maximize, generator=generator, families=given.families,
+        space, part, strands=table.strands, maximize=maximize, generator=generator, families=given.families,
         dense_rows=given.dense_rows,
     )  # fmt: skip
+    if model.fit.status not in (Status.CONVERGED, Status.STAGNATED) or not model.fit.residual < POOR:
+        notes.append(
+            f"The fit failed ({model.fit.status.name}, relative residual {model.fit.residual:.1e}): do not trust these "
+            "predictions. Propose from fewer rows, or tell the maintainers."
+        )
     chooser = UpperConfidence(weight=0.5, noise=model.noise * model.stretch**2) if acquisition is None else acquisition
     weight = chooser.weight if isinstance(chooser, UpperConfidence) else 1.0
     short = _shortlist(table, model, allowed, weight, n, given, generator)
@@ -174,6 +191,16 @@ def propose(
     return _batch(table, codes, predicted, uncertainty, calibration, notes, lines, maximize)
 
 
+def _learned_from(data: Observations, most: int, maximize: bool, generator: torch.Generator) -> Observations:
+    """The data, or of too many the best tenth of ``most`` and others at random."""
+    if len(data) <= most:
+        return data
+    order = data.scores.argsort(descending=maximize, stable=True)
+    best, rest = order[: most // 10], order[most // 10 :]
+    some = torch.randperm(len(rest), generator=generator, device=generator.device)[: most - len(best)].to(rest.device)
+    return data.subset(torch.cat([best, rest[some]]).sort().values)
+
+
 def _shortlist(
     table: PreparedTable,
     model: ScoreModel,
@@ -184,7 +211,7 @@ def _shortlist(
     generator: torch.Generator,
 ) -> Tensor:
     """Allowed designs of high mean plus deviations, best first, at least n where there are so many."""
-    space, rows = table.space, len(table.data)
+    space, rows = table.space, len(model.fit.points)
     wanted, searched = max(n, min(64 * n, JOINT)), max(n, min(8 * n, JOINT))
     bounded = weight > 0 and model.is_dense
 

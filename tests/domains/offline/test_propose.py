@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +19,8 @@ from sciopt.domains.offline.proposal import (
     propose,
 )
 from sciopt.domains.offline.proposal.families import Gaussian
-from sciopt.domains.offline.proposal.search import Evolution
+from sciopt.domains.offline.proposal.search import Evolution, known_rows
+from sciopt.solution import Status
 
 QUICK = ProposalOptions(families=(Gaussian(),), evolution=Evolution(population=64, children=128, rounds=8), polish=4)
 OPTIMUM = torch.tensor([0.3, 0.6], dtype=torch.float64)
@@ -254,6 +257,37 @@ def test_a_pool_is_kept_to_inside_the_bounds() -> None:
     batch = propose([[1.0], [2.0], [3.0]], [1.0, 2.0, 2.5], n=5, columns=columns, pool=[[50.0], [2.5]], options=QUICK)
     assert batch.rows == [{"x": 2.5}]
     assert "1 design of the pool has `x` outside 0 to 10: not proposed." in batch.notes
+
+
+def test_of_too_many_rows_the_best_and_others_are_learned_from() -> None:
+    x = torch.linspace(0, 1, 400, dtype=torch.float64).unsqueeze(-1)
+    options = ProposalOptions(most_rows=40, families=(Gaussian(),))
+    batch = propose(x, -((x[:, 0] - 0.6) ** 2), n=3, columns=[NumberColumn(name="x", low=0, high=1)], options=options)
+    assert "Of 400 different designs 40 are learned from: the best 4, and others at random" in " ".join(batch.notes)
+    assert batch.measured == 400 and batch.calibration is not None and len(batch.calibration.rows) <= 40
+    assert not torch.isin(batch.codes, x).any() and float((batch.codes - 0.6).abs().max()) < 0.2
+    with pytest.raises(ValueError, match="ProposalOptions: expected `most_rows` >= 2, got 1"):
+        ProposalOptions(most_rows=1)
+
+
+def test_a_fit_that_failed_is_said(monkeypatch) -> None:
+    from sciopt.domains.offline.proposal import next_batch
+
+    def failing(*args, **changes):
+        model, *rest = choose(*args, **changes)
+        return replace(model, fit=replace(model.fit, status=Status.BREAKDOWN, residual=3.0)), *rest
+
+    choose = next_batch.choose_model
+    monkeypatch.setattr(next_batch, "choose_model", failing)
+    assert "The fit failed (BREAKDOWN, relative residual 3.0e+00): do not trust" in notes(
+        ["AAA", "AAC", "CCA"], [1, 2, 3]
+    )
+
+
+def test_designs_are_told_apart_by_one_number_each() -> None:
+    codes = torch.cartesian_prod(*[torch.arange(4.0, dtype=torch.float64)] * 8)
+    assert known_rows(codes, codes[::3]).tolist() == [k % 3 == 0 for k in range(len(codes))]
+    assert not known_rows(codes + 0.5, codes).any() and known_rows(-0.0 * codes[:1], codes[:1]).all()
 
 
 def test_ragged_sequences_are_padded_and_proposed_in_measured_lengths() -> None:
