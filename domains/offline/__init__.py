@@ -68,8 +68,10 @@ from sciopt.domains.offline.ranking import ExhaustiveRanking, Surrogate, fit_sur
 from sciopt.domains.offline.relaxation import LogitRelaxation, fit_relaxation, standardised
 from sciopt.domains.offline.rna import RNA, AbstractFoldScore, FoldStability, RNATask, TargetBinding, TargetFold
 from sciopt.domains.offline.rules import (
+    CheckedRules,
     Discovery,
     DistilledRuleSearch,
+    ExchangeDistillation,
     LetterRule,
     Motif,
     MotifRule,
@@ -77,6 +79,7 @@ from sciopt.domains.offline.rules import (
     Rules,
     distilled_rules,
     extract_rules,
+    rules_by_distillation,
 )
 from sciopt.domains.offline.search import AbstractSearch, Proposal
 from sciopt.domains.offline.spaces import AMINO_ACIDS, DNA, CategoricalSpace
@@ -159,6 +162,8 @@ __all__ = [
     "Discovery",
     "Distillation",
     "DistilledRuleSearch",
+    "CheckedRules",
+    "ExchangeDistillation",
     "DistributionMatching",
     "Ehrlich",
     "EmbeddingSearch",
@@ -238,6 +243,7 @@ __all__ = [
     "embedding_names",
     "evaluate_batch",
     "extract_rules",
+    "rules_by_distillation",
     "fit_local_proxy",
     "fit_relaxation",
     "fit_standardised",

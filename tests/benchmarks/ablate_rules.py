@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from sciopt.domains.offline import (
-    BDI,
     AbstractTask,
     DistilledRuleSearch,
     Ehrlich,
@@ -41,8 +40,11 @@ def composed(task: AbstractTask) -> Pair:
 
 @ablation("rules of distilled designs as a prior of evolution")
 def distilled(task: AbstractTask) -> Pair:
-    search, distil = plain(task), BDI(num_steps=50)
-    return Pair(
-        on=DistilledRuleSearch(distil=distil, designs=128, search=search, weight=0.5),
-        off=search,
-    )
+    search = plain(task)
+    return Pair(on=DistilledRuleSearch(search=search, parents=False), off=search)
+
+
+@ablation("rules of distilled designs as a prior, and these designs and their motifs as parents")
+def distilled_parents(task: AbstractTask) -> Pair:
+    search = plain(task)
+    return Pair(on=DistilledRuleSearch(search=search), off=search)

@@ -2,8 +2,11 @@
 
 from sciopt.domains.offline.rules.compose import compose
 from sciopt.domains.offline.rules.discovery import Discovery, MotifModel, discover
+from sciopt.domains.offline.rules.exchange import ExchangeDistillation
 from sciopt.domains.offline.rules.extract import distilled_rules, extract_rules
+from sciopt.domains.offline.rules.feedback import CheckedRules, rules_by_distillation
 from sciopt.domains.offline.rules.motifs import Motif
+from sciopt.domains.offline.rules.remeasure import remeasured
 from sciopt.domains.offline.rules.rules import LetterRule, MotifRule, Rules
 from sciopt.domains.offline.rules.scales import AbstractScale, AdditiveScale, Effects, LogScale, ProductScale
 from sciopt.domains.offline.rules.search import DistilledRuleSearch, MotifSearch, composed_designs
@@ -11,9 +14,11 @@ from sciopt.domains.offline.rules.search import DistilledRuleSearch, MotifSearch
 __all__ = [
     "AbstractScale",
     "AdditiveScale",
+    "CheckedRules",
     "DistilledRuleSearch",
     "Discovery",
     "Effects",
+    "ExchangeDistillation",
     "LetterRule",
     "LogScale",
     "Motif",
@@ -27,4 +32,6 @@ __all__ = [
     "discover",
     "distilled_rules",
     "extract_rules",
+    "remeasured",
+    "rules_by_distillation",
 ]

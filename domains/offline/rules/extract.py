@@ -10,13 +10,13 @@ from torch import Tensor
 from sciopt.checks import check_option
 from sciopt.domains.offline.relaxation import standardised
 from sciopt.domains.offline.rules.discovery import Discovery, MotifModel, discover
-from sciopt.domains.offline.rules.rules import LetterRule, MotifRule, Rules, expected
-from sciopt.domains.offline.rules.scales import AbstractScale, choose_scales
+from sciopt.domains.offline.rules.rules import LetterRule, MotifRule, Rules, count_transitions, never_seen
+from sciopt.domains.offline.rules.scales import AbstractScale, AdditiveScale, choose_scales
 from sciopt.domains.offline.rules.screening import tail
 from sciopt.domains.offline.spaces import CategoricalSpace
 from sciopt.domains.offline.task import Table
 
-__all__ = ["distilled_rules", "extract_rules"]
+__all__ = ["distilled_rules", "extract_rules", "motif_rules"]
 
 
 def extract_rules(
@@ -67,17 +67,14 @@ def extract_rules(
     else:
         effects = suited[-1].fit([], designs, scores)
         model = MotifModel(scale=suited[-1], motifs=(), chances=(), effects=effects, explained=0.0)
-    counts = torch.zeros(space.letters**2, dtype=torch.int64, device=designs.device)
-    pairs = (designs[:, :-1] * space.letters + designs[:, 1:]).flatten()
-    counts = counts.index_add(0, pairs, torch.ones_like(pairs)).unflatten(0, (space.letters, space.letters))
-    never = (counts == 0) & (torch.exp(-expected(counts)) <= level / space.letters**2)
+    counts = count_transitions(space, designs)
     return Rules(
         space=space,
         model=model,
-        motifs=_motif_rules(model, designs, (scores - mean) / spread),
+        motifs=motif_rules(model, designs, (scores - mean) / spread),
         letters=_letter_rules(space, designs, scores - model.predict(designs), level, permutations, generator),
         transitions=counts,
-        forbidden=never,
+        forbidden=never_seen(counts, level),
         rows=len(designs),
         mean=float(mean),
         spread=float(spread),
@@ -90,21 +87,34 @@ def distilled_rules(
     background: Tensor,
     *,
     generator: torch.Generator,
+    predicted: Tensor | None = None,
+    measured: Tensor | None = None,
     discovery: Discovery | None = None,
+    scales: Sequence[AbstractScale] | None = None,
     level: float = 0.01,
 ) -> Rules:
-    """Rules of distilled designs: what they have more often than the background, such as all visible designs.
+    """Rules of distilled designs: what sets them apart from the background, such as all visible designs.
+
+    Without scores, what they have more often than the background. With scores, what goes with them over distilled designs
+    and background together: distilled designs hold more of each motif than any visible one, so that effects of whole motifs
+    are seen, and scores tell them from what the distillation has changed in passing.
 
     Args:
         space: the designs.
         distilled: ``(m, length)``.
         background: ``(n, length)``.
         generator: of the null distributions.
+        predicted: scores of the distilled designs by the model that they were distilled through ``(m,)``.
+        measured: scores of the background ``(n,)``, given with ``predicted``; None for both: labels 1 and 0.
         discovery: see `Discovery`.
+        scales: see `extract_rules`; None: effects add.
         level: see `extract_rules`.
 
     Returns:
-        `Rules`, whose scores are 1 for distilled designs and 0 for the background.
+        `Rules`, in the units of the scores or labels.
+
+    Raises:
+        ValueError: for scores of one part alone.
 
     Example:
         >>> space = CategoricalSpace(length=6, alphabet="AB")
@@ -114,13 +124,32 @@ def distilled_rules(
         >>> [(rule.position, rule.letter) for rule in rules.letters if rule.effect > 0]
         [(2, 1)]
     """
-    labels = torch.cat([torch.ones(len(distilled)), torch.zeros(len(background))]).to(torch.float64)
-    table = Table(designs=torch.cat([distilled, background]), scores=labels.to(background.device))
-    return extract_rules(space, table, generator=generator, discovery=discovery, level=level)
+    if (predicted is None) != (measured is None):
+        raise ValueError(
+            f"distilled_rules: expected `predicted` and `measured` together, got {predicted is not None} and "
+            f"{measured is not None}. Give scores of both parts, or of none for labels 1 and 0."
+        )
+    one = torch.ones(len(distilled), dtype=torch.float64) if predicted is None else predicted
+    none = torch.zeros(len(background), dtype=torch.float64) if measured is None else measured
+    labels = torch.cat([one.to(background.device, torch.float64), none.to(background.device, torch.float64)])
+    table = Table(designs=torch.cat([distilled, background]), scores=labels)
+    suited = (AdditiveScale(),) if scales is None else scales
+    return extract_rules(space, table, generator=generator, discovery=discovery, scales=suited, level=level)
 
 
-def _motif_rules(model: MotifModel, designs: Tensor, standard: Tensor) -> tuple[MotifRule, ...]:
-    """Support, lift and effect of each motif, strongest first."""
+def motif_rules(model: MotifModel, designs: Tensor, standard: Tensor) -> tuple[MotifRule, ...]:
+    """Support, lift and effect of each motif in designs of these standardised scores, strongest first.
+
+    Example:
+        >>> from sciopt.domains.offline import Motif
+        >>> from sciopt.domains.offline.rules import AdditiveScale
+        >>> designs, scores = torch.tensor([[0, 1], [0, 0]]), torch.tensor([1.0, -1.0], dtype=torch.float64)
+        >>> motif, scale = Motif(letters=(0, 1), offsets=(0, 1)), AdditiveScale()
+        >>> effects = scale.fit([motif], designs, scores)
+        >>> model = MotifModel(scale=scale, motifs=(motif,), chances=(0.01,), effects=effects, explained=1.0)
+        >>> motif_rules(model, designs, scores)[0].support
+        (0, 1, 1)
+    """
     made = []
     for index, (motif, chance) in enumerate(zip(model.motifs, model.chances, strict=True)):
         level = motif.matches(designs)

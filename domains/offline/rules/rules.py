@@ -12,7 +12,7 @@ from sciopt.domains.offline.rules.discovery import MotifModel
 from sciopt.domains.offline.rules.motifs import Motif
 from sciopt.domains.offline.spaces import CategoricalSpace
 
-__all__ = ["LetterRule", "MotifRule", "Rules"]
+__all__ = ["LetterRule", "MotifRule", "Rules", "count_transitions", "expected", "never_seen"]
 
 
 @final
@@ -166,3 +166,27 @@ def expected(transitions: Tensor) -> Tensor:
     """Counts of transitions if letters followed each other by chance ``(letters, letters)``."""
     counts = transitions.to(torch.float64)
     return counts.sum(1, keepdim=True) * counts.sum(0) / counts.sum().clamp(min=1)
+
+
+def count_transitions(space: CategoricalSpace, designs: Tensor) -> Tensor:
+    """How often each letter follows each in designs ``(n, length)``: int64 ``(letters, letters)``.
+
+    Example:
+        >>> count_transitions(CategoricalSpace(length=3, alphabet="AB"), torch.tensor([[0, 0, 1]]))
+        tensor([[1, 1],
+                [0, 0]])
+    """
+    counts = torch.zeros(space.letters**2, dtype=torch.int64, device=designs.device)
+    pairs = (designs[:, :-1] * space.letters + designs[:, 1:]).flatten()
+    return counts.index_add(0, pairs, torch.ones_like(pairs)).unflatten(0, (space.letters, space.letters))
+
+
+def never_seen(transitions: Tensor, level: float) -> Tensor:
+    """Neighbours of count 0, though chance would have made them with a probability above ``1 - level``, over all of them.
+
+    Example:
+        >>> never_seen(torch.tensor([[0, 40], [40, 40]]), 0.01)
+        tensor([[ True, False],
+                [False, False]])
+    """
+    return (transitions == 0) & (torch.exp(-expected(transitions)) <= level / transitions.numel())

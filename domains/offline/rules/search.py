@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from sciopt.checks import check_option
-from sciopt.domains.offline.bdi import BDI
 from sciopt.domains.offline.evolution import EvolutionarySearch, evolve
 from sciopt.domains.offline.ranking import fit_surrogate
 from sciopt.domains.offline.rules.compose import compose
 from sciopt.domains.offline.rules.discovery import Discovery
-from sciopt.domains.offline.rules.extract import distilled_rules, extract_rules
+from sciopt.domains.offline.rules.exchange import ExchangeDistillation
+from sciopt.domains.offline.rules.extract import extract_rules
+from sciopt.domains.offline.rules.feedback import rules_by_distillation
 from sciopt.domains.offline.rules.rules import Rules
 from sciopt.domains.offline.rules.scales import AbstractScale
 from sciopt.domains.offline.search import AbstractSearch, Proposal, check_request, without
@@ -101,7 +102,7 @@ class MotifSearch(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`."""
-        check_request("MotifSearch", table, count, pool)
+        check_request("MotifSearch", table, count, pool, space=space, generator=generator)
         rules = extract_rules(space, table, generator=generator, discovery=self.discovery, scales=self.scales)
         fallback = self.fallback if self.allowed is None else replace(self.fallback, allowed=self.allowed)
         if fallback.allowed is None and bool(rules.forbidden.any()):
@@ -146,34 +147,53 @@ class MotifSearch(AbstractSearch):
 @final
 @dataclass(frozen=True, kw_only=True)
 class DistilledRuleSearch(AbstractSearch):
-    """Distils designs by `BDI`, extracts what sets them apart from the table, and feeds it back as a prior of a search.
+    """Distils designs, extracts what sets them apart from the table, and feeds it back as a prior of a search.
+
+    Rules and the prior's weight are checked on rows that the distillation did not see, see `rules_by_distillation`: where
+    rules do not hold, or add nothing to the surrogate, the search is run as it is. Otherwise the surrogate is fitted to what
+    the prior leaves, and both lead the search together.
 
     Args:
-        distil: makes the designs.
+        distil: makes the designs: any search that distils, such as `BIB` or `BDI`; None: `ExchangeDistillation` within the
+            constraints of ``search``.
         designs: number of them, at most the distinct rows of the table.
         search: of the batch; its own ``prior`` is replaced.
         weight: of the prior, in standard deviations of the scores per standard deviation of the prior over the table; 0:
-            without.
+            without; None: by validation.
         discovery: see `Discovery`.
+        folds: parts of the table that are held out in turn.
+        parents: where rules are used, distilled designs, and designs composed of their motifs, are among the first parents of
+            the search.
+
+    Raises:
+        ValueError: for options out of range.
 
     Example:
-        >>> from sciopt.domains.offline import nk_landscape
-        >>> task = nk_landscape(length=6, neighbours=1, alphabet="ACGT")
-        >>> search = DistilledRuleSearch(distil=BDI(num_steps=5), designs=32, search=EvolutionarySearch(rounds=3))
-        >>> made = search.propose(task.space, task.visible(), 4, generator=torch.Generator().manual_seed(0))
-        >>> made.designs.shape
-        torch.Size([4, 6])
+        >>> from sciopt.domains.offline import Ehrlich, evaluate_batch
+        >>> task = Ehrlich(states=8, length=12, motifs=2, motif_length=3, rows=400)
+        >>> plain = EvolutionarySearch(rounds=5, allowed=task.feasible)
+        >>> made = [
+        ...     search.propose(task.space, task.visible(), 16, generator=torch.Generator().manual_seed(0)).designs
+        ...     for search in (plain, DistilledRuleSearch(search=plain))
+        ... ]
+        >>> evaluate_batch(task, made[0]).median < evaluate_batch(task, made[1]).median
+        True
     """
 
-    distil: BDI = field(default_factory=BDI)
-    designs: int = 256
+    distil: AbstractSearch | None = None
+    designs: int = 1000
     search: EvolutionarySearch = field(default_factory=EvolutionarySearch)
-    weight: float = 0.5
-    discovery: Discovery = field(default_factory=lambda: Discovery(motifs=4))
+    weight: float | None = None
+    discovery: Discovery = field(default_factory=lambda: Discovery(motifs=6))
+    folds: int = 2
+    parents: bool = True
 
     def __post_init__(self) -> None:
-        check_option("DistilledRuleSearch", "designs", self.designs, self.designs >= 8, ">= 8", "256 is a good start.")
-        check_option("DistilledRuleSearch", "weight", self.weight, self.weight >= 0, ">= 0", "0.5 is a good start.")
+        owner = "DistilledRuleSearch"
+        check_option(owner, "designs", self.designs, self.designs >= 8, ">= 8", "1000 is a good start.")
+        ok = self.weight is None or self.weight >= 0
+        check_option(owner, "weight", self.weight, ok, ">= 0 or None", "None chooses it by validation.")
+        check_option(owner, "folds", self.folds, self.folds >= 2, ">= 2", "2 is cheapest.")
 
     def propose(
         self,
@@ -185,16 +205,54 @@ class DistilledRuleSearch(AbstractSearch):
         pool: Tensor | None = None,
     ) -> Proposal:
         """See `AbstractSearch.propose`."""
-        check_request("DistilledRuleSearch", table, count, pool)
-        wanted = min(self.designs, len(torch.unique(table.designs, dim=0)))
-        distilled = torch.unique(
-            self.distil.propose(space, table, wanted, generator=generator, pool=pool).designs, dim=0
+        check_request("DistilledRuleSearch", table, count, pool, space=space, generator=generator)
+        options = self.search
+        own = torch.Generator(generator.device).set_state(
+            generator.get_state()
+        )  # without rules the search is as it was
+        found = rules_by_distillation(
+            space,
+            table,
+            distil=ExchangeDistillation(allowed=options.allowed) if self.distil is None else self.distil,
+            generator=own,
+            designs=self.designs,
+            discovery=self.discovery,
+            kernel=options.kernel,
+            ridge=options.ridge,
+            dtype=options.dtype,
+            folds=self.folds,
+            pool=pool,
         )
-        rules = distilled_rules(space, distilled, table.designs, generator=generator, discovery=self.discovery)
-        scale = self.weight * float(table.scores.std(correction=0))
-        spread = max(float(rules.prior(table.designs).std(correction=0)), 1e-12)
-        search = replace(self.search, prior=lambda designs: scale / spread * rules.prior(designs))
-        return search.propose(space, table, count, generator=generator, pool=pool)
+        notes, rules, weight = tuple(found.describe().splitlines()), found.rules, found.weight
+        if rules is not None:  # from scores per score to scores per unit of the prior
+            weight = weight * rules.spread if self.weight is None else self.weight * _spread(rules, table)
+        if rules is None or weight == 0:
+            made = replace(options, prior=None).propose(space, table, count, generator=generator, pool=pool)
+            return replace(made, notes=(*notes, *made.notes))
+        prior = rules.prior
+        left = Table(designs=table.designs, scores=table.scores - weight * prior(table.designs))
+        surrogate = fit_surrogate(
+            space, left, kernel=options.kernel, ridge=options.ridge, dtype=options.dtype, rtol=1e-3
+        )
+
+        def predict(designs: Tensor) -> Tensor:
+            return weight * prior(designs) + surrogate.predict(designs)
+
+        start = None
+        if self.parents:
+            own = found.distilled
+            if rules.motifs:
+                own = torch.cat([own, composed_designs(rules, len(own), generator)])
+            own = own if options.allowed is None else own[options.allowed(own)]
+            own = own[predict(own).argsort(descending=True, stable=True)]
+            start = torch.cat([own, table.best(max(options.population, 2 * count))])
+        designs, predicted = evolve(options, predict, space, table, count, generator=generator, pool=pool, start=start)
+        return Proposal(designs=designs[:count], predicted=predicted[:count], notes=notes)
+
+
+def _spread(rules: Rules, table: Table) -> float:
+    """Standard deviations of the scores per standard deviation of the prior over a table."""
+    return float(table.scores.std(correction=0)) / max(float(rules.prior(table.designs).std(correction=0)), 1e-12)
 
 
 NOTHING_LEFT = 0.99  # share of the variance at which a surrogate has nothing to add
