@@ -32,6 +32,11 @@ from sciopt.domains.offline import (
 from sciopt.domains.offline.proposal import propose
 from sciopt.domains.offline.proposal.pictures import draw_letters
 
+if any(argument.startswith("-") for argument in sys.argv[1:]):
+    raise SystemExit("usage: python examples/dna_batch.py [dna_batch.png]")
+out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp()) / "dna_batch.png"
+if out.suffix != ".png" or not out.parent.is_dir():
+    raise SystemExit(f"expected a name ending in .png in a folder that exists, got {out}. Create the folder first.")
 smoke = bool(os.environ.get("SCIOPT_SMOKE"))  # small, for tests
 count = 16 if smoke else 128
 
@@ -117,6 +122,5 @@ for place, (designs, title) in enumerate(
 ):
     axes = figure.add_subplot(grid[1, place])
     draw_letters(axes, task.space.decode(designs), letters="ACGT", length=8, title=title)
-out = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp()) / "dna_batch.png"
 figure.savefig(out, dpi=130)
 print(f"picture: {out}")

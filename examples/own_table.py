@@ -27,6 +27,8 @@ from matplotlib.figure import Figure
 from sciopt.domains.offline.proposal import read_request, write_batch
 from sciopt.domains.offline.proposal.pictures import draw_calibration
 
+if any(argument.startswith("-") for argument in sys.argv[1:]):
+    raise SystemExit("usage: python examples/own_table.py [folder]")
 smoke = bool(os.environ.get("SCIOPT_SMOKE"))  # small, for tests
 known, rounds, per_round = 12, *((2, 2) if smoke else (6, 4))
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())

@@ -25,3 +25,13 @@ def test_example_runs(script, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out.strip(), "an example shows what it found"
+
+
+@pytest.mark.parametrize("name", ["dna_batch", "own_table"])
+def test_an_option_is_no_name_of_a_file(name, monkeypatch, tmp_path):
+    script = EXAMPLES[0].with_name(f"{name}.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit, match=f"usage: python examples/{name}.py"):
+        runpy.run_path(str(script), run_name="__main__")
+    assert not list(tmp_path.iterdir())
