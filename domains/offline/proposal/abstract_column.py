@@ -12,14 +12,14 @@ __all__ = ["AbstractColumn", "shown"]
 
 
 def shown(value: Any, most: int = 60) -> str:
-    """A value for messages, cut where it is long.
+    """A value for messages, cut in the middle where it is long.
 
     Example:
-        >>> shown("ACGT"), shown("A" * 500, 10)
-        ("'ACGT'", "'AAAAAAAAAA...' (500 letters)")
+        >>> shown("ACGT"), shown("A" * 400 + "CC", 8)
+        ("'ACGT'", "'AAAA...AACC' (402 letters)")
     """
     if isinstance(value, str) and len(value) > most:
-        return f"{value[:most] + '...'!r} ({len(value)} letters)"
+        return f"{value[: most // 2] + '...' + value[len(value) - most // 2 :]!r} ({len(value)} letters)"
     text = repr(value)
     return text if len(text) <= most + 2 or isinstance(value, str) else text[:most] + "..."
 

@@ -73,7 +73,7 @@ def scores_figure(batch: ProposedBatch, scores: torch.Tensor, *, name: str = "sc
 
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    draw_scores(left, scores, batch.predicted, name=name, maximize=batch.maximize)
+    draw_scores(left, scores, batch.predicted, name=name, maximize=batch.maximize, best=batch.best_score)
     draw_novelty(right, batch.novelty, batch.predicted, batch.uncertainty, best=batch.best_score, name=name)
     return figure
 

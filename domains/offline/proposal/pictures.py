@@ -90,7 +90,15 @@ def draw_coverage(axes: Axes, nominal: Sequence[float], reached: Sequence[float]
     _named(axes, "share promised by the intervals", "share of rows inside", "Are the uncertainties right?")
 
 
-def draw_scores(axes: Axes, known: Tensor, predicted: Tensor, *, name: str = "score", maximize: bool = True) -> None:
+def draw_scores(
+    axes: Axes,
+    known: Tensor,
+    predicted: Tensor,
+    *,
+    name: str = "score",
+    maximize: bool = True,
+    best: float | None = None,
+) -> None:
     """Histograms of the scores in the table and of the predictions for the batch, each as shares of its own.
 
     Args:
@@ -99,6 +107,7 @@ def draw_scores(axes: Axes, known: Tensor, predicted: Tensor, *, name: str = "sc
         predicted: scores predicted for the batch ``(m,)``.
         name: of the score.
         maximize: whether the best is the largest.
+        best: the best measured score, where it is not simply that, as when repeats are averaged.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -120,8 +129,8 @@ def draw_scores(axes: Axes, known: Tensor, predicted: Tensor, *, name: str = "sc
         axes.hist(
             values.tolist(), bins=bins, weights=[1 / len(values)] * len(values), color=colour, alpha=alpha, label=label
         )
-    best = float(old.max() if maximize else old.min())
-    axes.axvline(best, color=WARN, lw=1.2, ls="--", label="best measured")
+    top = float(old.max() if maximize else old.min()) if best is None else best
+    axes.axvline(top, color=WARN, lw=1.2, ls="--", label="best measured")
     axes.legend(frameon=False, fontsize=8)
     _named(axes, name, "share", "Measured, and predicted for the batch")
 
@@ -161,6 +170,7 @@ def draw_novelty(
     if best is not None:
         axes.axhline(best, color=WARN, lw=1.2, ls="--", label="best measured")
         axes.legend(frameon=False, fontsize=8)
+    axes.locator_params(axis="x", nbins=5)
     _named(
         axes, "novelty: distance to the nearest row of the table", f"{_cut(name, 24)}, predicted", "New, and how good"
     )
@@ -325,7 +335,7 @@ def _short(value: Any, most: int = 14) -> str:
 def _cut(value: Any, most: int) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 3] + "..."
+    return text if len(text) <= most else text[: most // 2 - 1] + "..." + text[len(text) - (most - 2 - most // 2) :]
 
 
 def _named(axes: Axes, x: str, y: str, title: str) -> None:

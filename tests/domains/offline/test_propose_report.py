@@ -156,6 +156,14 @@ def test_shares_of_letters_and_their_picture():
     assert change is not None and change.min() == -1
 
 
+def test_long_names_keep_their_ends_which_tell_them_apart():
+    levels = [f"a level of long name {k}" for k in range(4)]
+    axes = Figure().add_subplot()
+    draw_values(axes, levels, torch.arange(4.0), levels[:3], torch.ones(3), name="kind", levels=levels)
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(set(labels)) == 4 and max(map(len, labels)) == 14 and labels[2].endswith(" 2")
+
+
 def test_panels_of_numbers_and_many_levels():
     axes = Figure().add_subplot()
     levels = [f"a level of long name {k}" for k in range(40)]
