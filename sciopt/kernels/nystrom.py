@@ -129,18 +129,19 @@ class ColumnNystrom(AbstractPreconditioner):
                 f"ColumnNystrom: expected an operator on vectors of {n} numbers, one per point, got {operator.shape[-1]}. "
                 "Build it for `kernel_operator` of the same points."
             )
-        least = float(self.noise.mean()) / max(float(self.kernel.diagonal(self.points[:1024]).mean()), 1e-300)
+        with torch.no_grad():
+            own = self.kernel.diagonal(self.points)
+        least = float(self.noise.mean()) / max(float(own.mean()), 1e-300)
         factor, left = pivoted_cholesky(self.kernel, self.points, self.rank, self.generator, tolerance=0.1 * least)
         dtype = factor.dtype
         noise = self.noise.to(dtype) + left.mean()
-        noise = noise.clamp(min=4 * torch.finfo(dtype).eps * float(factor.square().sum(-1).max()))
+        noise = noise.clamp(min=4 * torch.finfo(dtype).eps * float(own.max()))
         small = torch.eye(factor.shape[1], dtype=torch.float64, device=factor.device)
-        for part, own in zip(factor.split(ROWS), noise.split(ROWS), strict=True):
-            wide = part.to(torch.float64) / own.to(torch.float64).sqrt().unsqueeze(-1)
+        exact = noise.to(torch.float64)
+        for part, spread in zip(factor.split(ROWS), exact.sqrt().split(ROWS), strict=True):
+            wide = part.to(torch.float64) / spread.unsqueeze(-1)
             small.addmm_(wide.mT, wide)
         lower = torch.linalg.cholesky(small)
-
-        exact = noise.to(torch.float64)
 
         def apply(vector: Tensor) -> Tensor:
             # in double precision: the two terms cancel by a factor of the condition number where K is large, and what single
