@@ -207,6 +207,8 @@ class DistilledRuleSearch(AbstractSearch):
         """See `AbstractSearch.propose`."""
         check_request("DistilledRuleSearch", table, count, pool, space=space, generator=generator)
         options = self.search
+        if self.weight == 0:
+            return replace(options, prior=None).propose(space, table, count, generator=generator, pool=pool)
         own = torch.Generator(generator.device).set_state(
             generator.get_state()
         )  # without rules the search is as it was

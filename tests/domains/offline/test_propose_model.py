@@ -40,7 +40,7 @@ def evidence(kernel, generator: torch.Generator, rows: int = 14) -> Evidence:
     targets = randn(rows, generator=generator) + 2 * codes[:, 0]
     return Evidence(
         kernel=family.kernel,
-        points=lambda weights: family.points((features - features.mean(0)) * weights[space.feature_owner]),
+        points=lambda weights: family.points(space, features, weights[space.feature_owner], features.mean(0)),
         targets=(targets - targets.mean()) / targets.std(correction=0),
         mass=torch.arange(1.0, rows + 1, dtype=torch.float64) % 3 + 1,
         typical=family.typical_weights(space),

@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from sciopt.domains.offline import (
-    BDI,
-    DistilledRuleSearch,
     Ehrlich,
     EvolutionarySearch,
     Motif,
@@ -93,18 +91,6 @@ def test_composed_designs_hold_their_motifs_or_the_strongest() -> None:
     assert not len(compose([short, clash], 12, torch.ones(2, 2), 4, torch.Generator().manual_seed(0)))
 
 
-def test_distilled_rules_feed_back() -> None:
-    task = nk_landscape(length=6, neighbours=1, alphabet="ACGT")
-    search = DistilledRuleSearch(distil=BDI(num_steps=10), designs=64, search=EvolutionarySearch(rounds=4))
-    made = search.propose(task.space, task.visible(), 16, generator=torch.Generator().manual_seed(0))
-    report = evaluate_batch(task, made.designs)
-    assert report.distinct == 16 and report.unseen == 1.0 and report.best > 0.9
-
-
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="MotifSearch: expected `candidates` >= 1, got 0"):
         MotifSearch(candidates=0)
-    with pytest.raises(ValueError, match="DistilledRuleSearch: expected `weight` >= 0"):
-        DistilledRuleSearch(weight=-1.0)
-    with pytest.raises(ValueError, match="DistilledRuleSearch: expected `designs` >= 8"):
-        DistilledRuleSearch(designs=2)
