@@ -29,7 +29,14 @@ LONGEST = 100  # letters of each
 @click.argument("tables", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="TABLE...")
 @click.option("--score", help="Column of the scores; empty cells wait for their result.")
 @click.option("--design", multiple=True, help="A design column; several times for several. Default: found, and shown.")
-@click.option("-n", "--number", type=click.IntRange(min=1), default=128, show_default=True, help="Designs to propose.")
+@click.option(
+    "-n",
+    "--number",
+    type=click.IntRange(min=1, max=100_000),
+    default=128,
+    show_default=True,
+    help="Designs to propose.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="CSV or TSV file for the batch.")
 @click.option("--report", type=click.Path(path_type=Path), help="HTML report; beside the batch by default.")
 @click.option(

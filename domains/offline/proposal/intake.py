@@ -18,13 +18,14 @@ __all__ = ["read_count", "read_designs", "read_scores", "read_seed"]
 
 OWNER = "propose"
 LARGEST_SCORE = 1e100
+LARGEST_BATCH = 100_000
 
 
 def read_count(n: Any, owner: str = OWNER) -> int:
     """A number of designs, whatever kind of integer it is.
 
     Raises:
-        ValueError: for anything but a whole number >= 1.
+        ValueError: for anything but a whole number from 1 to 100,000.
 
     Example:
         >>> read_count(torch.tensor(3))
@@ -36,6 +37,11 @@ def read_count(n: Any, owner: str = OWNER) -> int:
         count = 0
     if count < 1:
         raise ValueError(f"{owner}: expected `n` as a whole number >= 1, got {shown(n)}. Pass the size of the batch.")
+    if count > LARGEST_BATCH:
+        raise ValueError(
+            f"{owner}: expected `n` of at most {LARGEST_BATCH:,}, got {count:,}. Larger batches are searches, not "
+            "experiments: propose fewer."
+        )
     return count
 
 

@@ -28,6 +28,8 @@ __all__ = ["ProposalOptions", "propose"]
 
 JOINT = 2_048  # designs among which a batch is chosen jointly
 POOR = 0.2  # relative residual of a fit that is said to have failed
+TILE = 4_000_000  # distances at a time
+TILE_ROWS = 256
 CHEAP = 1e11  # kernel products up to which deviations of all candidates are computed
 
 
@@ -264,10 +266,12 @@ def _blind(
 def _reach(table: PreparedTable, codes: Tensor) -> str:
     """How far the batch lies from what the calibration was checked on."""
     space, known = table.space, table.data.codes
-    away = torch.cat([space.distance(part, known).amin(-1) for part in codes.split(256)]).mean()
-    some = known[:: max(1, len(known) // 256)][:256]
+    at_once = max(1, TILE // len(known))
+    away = torch.cat([space.distance(part, known).amin(-1) for part in codes.split(at_once)]).mean()
+    few = max(16, min(256, 8 * at_once))
+    some = known[:: max(1, len(known) // few)][:few]
     among = torch.cat(
-        [space.distance(part, known).topk(2, largest=False).values[:, 1] for part in some.split(64)]
+        [space.distance(part, known).topk(2, largest=False).values[:, 1] for part in some.split(at_once)]
     ).mean()
     return (
         f"Uncertainties are checked on measured designs that were left out, whose nearest neighbour is {float(among):.3f} "
@@ -298,16 +302,23 @@ def _batch(
     maximize: bool,
 ) -> ProposedBatch:
     space, data = table.space, table.data
-    between = space.distance(codes, codes)
-    within = 1 - (between + torch.diag_embed(torch.ones_like(predicted) * torch.inf)).amin(-1)
+    total, nearest = 0.0, []
+    for start, part in enumerate(codes.split(TILE_ROWS)):
+        between = space.distance(part, codes)
+        total += float(between.sum())
+        own = torch.arange(len(part), device=codes.device)
+        between[own, own + start * TILE_ROWS] = torch.inf
+        nearest.append(between.amin(-1))
+    within = 1 - torch.cat(nearest)
+    at_once = max(1, TILE // len(data))
     top = int(data.scores.argmax() if maximize else data.scores.argmin())
     return ProposedBatch(
         rows=space.decode(codes),
         predicted=predicted,
         uncertainty=uncertainty,
-        novelty=torch.cat([space.distance(part, data.codes).amin(-1) for part in codes.split(256)]),
+        novelty=torch.cat([space.distance(part, data.codes).amin(-1) for part in codes.split(at_once)]),
         similarity_within=within.clamp(min=0),
-        diversity=float(between.sum()) / max(1, len(codes) * (len(codes) - 1)),
+        diversity=total / max(1, len(codes) * (len(codes) - 1)),
         calibration=calibration,
         notes=notes,
         model=lines,

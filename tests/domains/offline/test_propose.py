@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -284,6 +285,15 @@ def test_a_fit_that_failed_is_said(monkeypatch) -> None:
     )
 
 
+def test_large_batches_are_compared_in_parts() -> None:
+    words = ["".join(letters) for letters in product("ACGT", repeat=5)]
+    batch = propose(words[::2], [word.count("A") for word in words[::2]], n=500, options=QUICK)
+    between = batch.space.distance(batch.codes, batch.codes)
+    assert batch.diversity == pytest.approx(float(between.sum()) / 500 / 499)
+    between.fill_diagonal_(torch.inf)
+    torch.testing.assert_close(batch.similarity_within, 1 - between.amin(-1))
+
+
 def test_designs_are_told_apart_by_one_number_each() -> None:
     codes = torch.cartesian_prod(*[torch.arange(4.0, dtype=torch.float64)] * 8)
     assert known_rows(codes, codes[::3]).tolist() == [k % 3 == 0 for k in range(len(codes))]
@@ -335,6 +345,7 @@ def test_broken_constraints_are_counted() -> None:
         (["AAA", "AAC"], [1.0, 1e200], {}, ValueError, r"`scores` of at most 1e\+100 in size, got 1e\+200 in row 1"),
         (["AAA", "AAC"], [1e-200, 3e-200], {}, ValueError, "`scores` that differ by 1e-100 at least"),
         (["AAA", "AAC"], [1.0, 2.0], {"n": True}, ValueError, "`n` as a whole number >= 1, got True"),
+        (["AAA", "AAC"], [1.0, 2.0], {"n": 10**9}, ValueError, "`n` of at most 100,000, got 1,000,000,000"),
         (["AAA", "AAC"], [1.0, 2.0], {"n": 2.0}, ValueError, "`n` as a whole number >= 1, got 2.0"),
         (["AAA", "AAC"], [1.0, 2.0], {"seed": 1.5}, ValueError, "`seed` as a whole number"),
         (["AAA", "AAC"], [1.0, 2.0], {"seed": 1 << 70}, ValueError, "`seed` as a whole number"),
