@@ -301,6 +301,12 @@ def _why_not(name: str, cells: list[str]) -> tuple[str, bool]:
             odd = _odd_letters(distinct)
             if odd:
                 return f"sequences with {odd}; --column {name}=sequence takes these for letters", True
+            letters, sizes = set("".join(distinct)), [len(cell) for cell in distinct]
+            if max(sizes) >= 20 and any(
+                letters <= set(kind) or letters <= set(kind.lower()) for kind in ALPHABETS.values()
+            ):
+                told = f"sequences of {min(sizes)} to {max(sizes)} letters, too different to be padded unasked"
+                return f"{told}; --column {name}=sequence pads them", True
             if all(re.search(r"\s", cell) for cell in distinct):
                 return "its cells are free text", True
             if any(re.search(r"[()=#\[\]]", cell) for cell in distinct):

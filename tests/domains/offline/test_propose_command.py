@@ -223,7 +223,8 @@ def test_a_pool_extends_what_is_shown_and_its_rows_are_named():
 
 def test_a_declared_column_is_a_design_column():
     put("seq,y\n" + "".join(f"{'ACGT' * k + 'A'},{k}\n" for k in range(12)))
-    assert "--column declares it" in call("t.csv", *FIT, "--dry-run", code=2)
+    told = "sequences of 1 to 45 letters, too different to be padded unasked; --column seq=sequence pads them"
+    assert told in call("t.csv", *FIT, "--dry-run", code=2)
     assert "sequences of 1 to 45 letters" in call("t.csv", *FIT, "--dry-run", "--column", "seq=sequence")
     put("count,y\n" + "".join(f"{k},{k}\n" for k in range(12)))
     assert "count: whole numbers from 0 to 20" in call("t.csv", *FIT, "--dry-run", "--bounds", "count=0:20")
