@@ -16,7 +16,7 @@ from sciopt.kernels import AbstractKernel, gram
 from sciopt.outer import ScipyLBFGSB
 from sciopt.solution import Status
 
-__all__ = ["Evidence", "Learned", "held_out"]
+__all__ = ["Evidence", "Learned", "held_out", "held_out_together"]
 
 WEIGHT_SPREAD = 1.0  # prior standard deviations of logarithms, unless given
 RIDGE, RIDGE_SPREAD = 1e-2, 2.0
@@ -163,3 +163,27 @@ def held_out(factor: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     inverse = torch.cholesky_inverse(factor)
     variance = 1 / inverse.diagonal()
     return targets - (inverse @ targets) * variance, variance
+
+
+def held_out_together(factor: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+    """Means of some rows given all others, from the Cholesky factor of ``K + noise`` of all.
+
+    Args:
+        factor: lower triangular ``(n, n)``.
+        targets: ``(n,)``.
+        rows: sets of rows to hold out, one set after another, int64 ``(sets, k)``.
+
+    Returns:
+        Their means ``(sets, k)``.
+
+    Example:
+        >>> held_out_together(torch.eye(3) * 2, torch.ones(3), torch.tensor([[0, 2]]))
+        tensor([[0., 0.]])
+
+    References:
+        Rasmussen, Williams. "Gaussian processes for machine learning". MIT Press, 2006, eq. A.12 (the partitioned inverse).
+    """
+    inverse = torch.cholesky_inverse(factor)
+    among = inverse[rows.unsqueeze(-1), rows.unsqueeze(-2)]
+    pull = (inverse @ targets)[rows]
+    return targets[rows] - torch.cholesky_solve(pull.unsqueeze(-1), torch.linalg.cholesky(among)).squeeze(-1)

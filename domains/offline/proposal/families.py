@@ -23,11 +23,18 @@ class AbstractFamily(ABC):
     @property
     @abstractmethod
     def kernel(self) -> AbstractKernel:
-        """On weighted, centred features."""
+        """On what `points` makes."""
 
     @abstractmethod
-    def points(self, features: Tensor) -> Tensor:
-        """Weighted, centred features ``(n, f)`` as the kernel's points ``(n, d)``."""
+    def points(self, space: DesignSpace, features: Tensor, weights: Tensor, centre: Tensor) -> Tensor:
+        """The kernel's points ``(n, d)`` of designs.
+
+        Args:
+            space: the columns.
+            features: of designs ``(n, f)``, see `DesignSpace.features`.
+            weights: of the features ``(f,)``, equal in each group of them.
+            centre: mean of the features ``(f,)``.
+        """
 
     @abstractmethod
     def typical_weights(self, space: DesignSpace) -> Tensor:
@@ -60,9 +67,9 @@ class Gaussian(AbstractFamily):
         """See `AbstractFamily.kernel`."""
         return RBF()
 
-    def points(self, features: Tensor) -> Tensor:
+    def points(self, space: DesignSpace, features: Tensor, weights: Tensor, centre: Tensor) -> Tensor:
         """See `AbstractFamily.points`."""
-        return features
+        return (features - centre) * weights
 
     def typical_weights(self, space: DesignSpace) -> Tensor:
         """See `AbstractFamily.typical_weights`: two random designs then have correlation exp(-1)."""
@@ -82,8 +89,10 @@ class WideNetwork(AbstractFamily):
         hidden_layers: of the network, >= 1.
 
     Example:
-        >>> WideNetwork(hidden_layers=2).points(torch.zeros(1, 2))
-        tensor([[0., 0., 1.]])
+        >>> from sciopt.domains.offline.proposal import NumberColumn
+        >>> space, one = DesignSpace((NumberColumn(name="x", low=0, high=1),)), torch.ones(1)
+        >>> WideNetwork(hidden_layers=2).points(space, torch.zeros(1, 1), one, 0 * one)
+        tensor([[0., 1.]])
     """
 
     hidden_layers: int = 5
@@ -96,9 +105,9 @@ class WideNetwork(AbstractFamily):
         """See `AbstractFamily.kernel`."""
         return NTK(DenseNetwork(hidden_layers=self.hidden_layers))
 
-    def points(self, features: Tensor) -> Tensor:
+    def points(self, space: DesignSpace, features: Tensor, weights: Tensor, centre: Tensor) -> Tensor:
         """See `AbstractFamily.points`: a constant is added, without which the network would be homogeneous."""
-        return torch.cat([features, torch.ones_like(features[:, :1])], -1)
+        return torch.cat([(features - centre) * weights, torch.ones_like(features[:, :1])], -1)
 
     def typical_weights(self, space: DesignSpace) -> Tensor:
         """See `AbstractFamily.typical_weights`: features then have a mean square of 4 beside the constant."""

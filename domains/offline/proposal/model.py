@@ -186,7 +186,7 @@ def design_points(
     owner = space.feature_owner if len(weights) == len(space.columns) else space.feature_group
     spread = weights[owner.to(weights.device)]
     forms = [codes] if strands is None else [codes, strands.image(codes)]
-    made = [family.points((space.features(form) - centre) * spread) for form in forms]
+    made = [family.points(space, space.features(form), spread, centre) for form in forms]
     return made[0] if strands is None else torch.stack(made, 1)
 
 
