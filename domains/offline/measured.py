@@ -65,13 +65,13 @@ def tf_bind_8(factor: str | Path = "SIX6_REF_R1", rule: AbstractVisibleRule | No
             f"tf_bind_8: expected `factor` as a path or one of {', '.join(transcription_factors())}, got {factor!r}. Correct "
             "the name, or pass pathlib.Path(...) for a file."
         )
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file, delimiter="\t"))
     space = CategoricalSpace(length=8, alphabet=DNA)
     try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file, delimiter="\t") if row]
         designs = space.encode([row[0] for row in rows[1:]] + [row[1] for row in rows[1:]])
         scores = torch.tensor([float(row[2]) for row in rows[1:]], dtype=torch.float64).repeat(2)
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, csv.Error) as error:
         raise ValueError(
             f"tf_bind_8: expected columns 8-mer, reverse complement, E-score under a header, separated by tabs, got a file "
             f"{path.name} where that fails: {error} Check the file."

@@ -232,6 +232,7 @@ class TableTask(AbstractTask):
 
     def __post_init__(self) -> None:
         self.domain.check(self.table.designs)
+        check_option("TableTask", "table", len(self.table), len(self.table) >= 1, "with at least one row", "Pass data.")
         distinct, rows = torch.unique(self.table.designs, dim=0, return_inverse=True)
         scores = self.table.scores
         first = torch.full((len(distinct),), -torch.inf, dtype=scores.dtype, device=scores.device)

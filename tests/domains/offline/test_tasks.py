@@ -263,3 +263,25 @@ def test_a_task_of_ones_own_and_what_may_be_wrong_with_it() -> None:
         evaluate_batch(OwnTask(bounds=(3.0, 3.0)), last)
     with pytest.raises(ValueError, match="OwnTask: expected `score` to return 2 scores, one per design, got .2, 1."):
         evaluate_batch(OwnTask(shape=(-1, 1)), last)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "TableTask: expected `table` with at least one row, got 0"),
+        (b"8-mer\treverse\tE-score\n", "TableTask: expected `table` with at least one row, got 0"),
+        (b"8-mer\treverse\tE-score\n\xff\xfe\n", "tf_bind_8: expected columns 8-mer.* can't decode"),
+        (b"8-mer,reverse,E-score\nAAAAAAAA,TTTTTTTT,1\n", "tf_bind_8: expected columns 8-mer"),
+        (b"8-mer\treverse\tE-score\nAAAAAAAA\tTTTTTTTT\tnan\n", "2 finite `scores`"),
+    ],
+)
+def test_files_of_another_form_are_refused(tmp_path, data: bytes, message: str) -> None:
+    (tmp_path / "table.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        tf_bind_8(tmp_path / "table.txt")
+
+
+def test_empty_lines_of_a_file_are_nothing(tmp_path) -> None:
+    text = "8-mer\treverse\tE-score\nAAAAAAAA\tTTTTTTTT\t0.5\n\nAAAAAAAC\tGTTTTTTT\t0.25\n\n"
+    (tmp_path / "table.txt").write_text(text)
+    assert tf_bind_8(tmp_path / "table.txt").bounds == (0.25, 0.5)
