@@ -97,7 +97,8 @@ def distilled_rules(
 
     Without scores, what they have more often than the background. With scores, what goes with them over distilled designs
     and background together: distilled designs hold more of each motif than any visible one, so that effects of whole motifs
-    are seen, and scores tell them from what the distillation has changed in passing.
+    are seen, and scores tell them from what the distillation has changed in passing. Scores say much more than labels. With
+    measured scores of a large table the table alone may tell as much.
 
     Args:
         space: the designs.
