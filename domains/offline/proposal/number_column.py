@@ -51,14 +51,23 @@ class NumberColumn(AbstractColumn):
         ok = all(math.isfinite(value) for value in bounds) and self.low <= self.high
         check_option("NumberColumn", "low, high", bounds, ok, "finite and in order", "Pass the range to search in.")
         ok = self.high - self.low <= WIDEST
-        check_option("NumberColumn", "low, high", bounds, ok, f"at most {WIDEST:g} apart", "Change the unit.")
+        check_option(
+            "NumberColumn", f"low, high` of `{self.name}", bounds, ok, f"at most {WIDEST:g} apart", "Change the unit."
+        )
         if self.integer:
             ok = all(float(value).is_integer() for value in bounds)
             check_option("NumberColumn", "low, high", bounds, ok, "whole with integer=True", "Round them.")
         if self.log:
             check_option("NumberColumn", "low", self.low, self.low > 0, "> 0 with log=True", "Leave out log.")
             ok = self.low >= 1 / WIDEST
-            check_option("NumberColumn", "low", self.low, ok, f">= {1 / WIDEST:g} with log=True", "Change the unit.")
+            check_option(
+                "NumberColumn",
+                f"low` of `{self.name}",
+                self.low,
+                ok,
+                f">= {1 / WIDEST:g} with log=True",
+                "Change the unit.",
+            )
 
     @property
     def width(self) -> int:

@@ -185,9 +185,11 @@ def read_request(
     if allowed is not None and not allowed:
         raise TableError(f"{pool}: expected designs that may be proposed, got none. Leave out --pool, or add rows.")
     both = [*observed.designs, *(allowed or [])]
-    columns = declared_columns(both, spoken, limits)
     try:
+        columns = declared_columns(both, spoken, limits)
         detected, reasons = detect_columns(both, given=columns)
+    except TableError:
+        raise
     except ValueError as error:
         raise _located(error, observed.places, pool_places) from error
     told = [str(role) for role in observed.roles if role.role == "left out"]

@@ -279,6 +279,11 @@ BAD = {
         line(),
         ["t.csv", *FIT, "--column", "x=number", "--column", "x=category"],
     ),
+    "expected `low` of `x` >= 1e-300 with log=True, got 1e-320": (
+        "x,y\n1e-320,1\n1e-310,2\n",
+        ["t.csv", *FIT, "--column", "x=log"],
+    ),
+    "expected `low, high` of `x` at most 1e+300 apart": ("x,y\n-1e308,1\n1e308,2\n", ["t.csv", *FIT]),
     "--weight: expected a finite number >= 0, got nan": (line(), ["t.csv", *FIT, "--weight", "nan"]),
     "--weight: expected a finite number >= 0, got inf": (line(), ["t.csv", *FIT, "--weight", "inf"]),
     "--double-strand: expected one column of DNA or RNA sequences of one length, got no column of sequences": (
