@@ -39,7 +39,8 @@ class ProposalOptions:
     """How `propose` models and searches; the defaults are meant for everyone.
 
     Args:
-        families: kernels among which held-out density chooses, see `choose_model`; empty: a wide network and a Gaussian one.
+        families: kernels among which rows left out choose, see `choose_model`; empty: alike letters and a wide network for
+            proteins, a wide network and a Gaussian one for other columns.
         evolution: search of spaces that are too large to list.
         polish: designs whose numbers follow the gradient at the end.
         dense_rows: different designs up to which the posterior is computed in float64 by a Cholesky factor; above it by
@@ -85,7 +86,7 @@ def propose(
     """The next ``n`` designs to test, from a table of old results: fits, calibrates, searches, and chooses the batch jointly.
 
     Columns may be sequences, categories, numbers or a mix. Weights of columns and noise come from the evidence of a Gaussian
-    process (hypergradients of kernel ridge regression in closed form), kernel and score transform from held-out density,
+    process (hypergradients of kernel ridge regression in closed form), kernel and score transform from rows left out,
     and deviations are stretched to agree with held-out errors. Spaces of up to 300,000 designs and pools are ranked whole;
     larger ones are searched by evolution with constraints, then numbers follow the gradient. Measured and pending designs
     are never proposed. Test the batch, append the results, call again. Every choice about the table stands in the notes:
