@@ -138,6 +138,8 @@ def _targets(tables: tuple[Path, ...], out: Path | None, options: dict[str, Any]
     if out is None or out.suffix.lower() not in (".csv", ".tsv", ".txt"):
         raise TableError(f"--out: expected a file name ending in .csv or .tsv, got {out or 'none'}. E.g. -o batch.csv.")
     report = options["report"] or out.with_suffix(".html")
+    if report.suffix.lower() not in (".html", ".htm"):
+        raise TableError(f"--report: expected a file name ending in .html, got {report}. E.g. --report batch.html.")
     inputs = {path.resolve() for path in (*tables, *([options["pool"]] if options["pool"] else []))}
     for option, path in (("--out", out), ("--report", report)):
         if path.is_dir() or not path.parent.is_dir():

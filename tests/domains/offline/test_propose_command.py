@@ -284,6 +284,10 @@ BAD = {
         ["t.csv", *FIT, "--column", "x=log"],
     ),
     "expected `low, high` of `x` at most 1e+300 apart": ("x,y\n-1e308,1\n1e308,2\n", ["t.csv", *FIT]),
+    "--report: expected a file name ending in .html, got thesis.docx": (
+        line(),
+        ["t.csv", *FIT, "--report", "thesis.docx", "--overwrite"],
+    ),
     "--weight: expected a finite number >= 0, got nan": (line(), ["t.csv", *FIT, "--weight", "nan"]),
     "--weight: expected a finite number >= 0, got inf": (line(), ["t.csv", *FIT, "--weight", "inf"]),
     "--double-strand: expected one column of DNA or RNA sequences of one length, got no column of sequences": (
