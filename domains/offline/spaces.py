@@ -40,7 +40,11 @@ class CategoricalSpace:
     alphabet: str
 
     def __post_init__(self) -> None:
+        whole = isinstance(self.length, int) and not isinstance(self.length, bool)
+        check_option("CategoricalSpace", "length", self.length, whole, "as a whole number", "Pass the sequence length.")
         check_option("CategoricalSpace", "length", self.length, self.length >= 1, ">= 1", "Pass the sequence length.")
+        ok = isinstance(self.alphabet, str)
+        check_option("CategoricalSpace", "alphabet", self.alphabet, ok, "as one text of all letters", "E.g. ACGT.")
         ok = len(set(self.alphabet)) == len(self.alphabet) >= 2
         check_option(
             "CategoricalSpace", "alphabet", self.alphabet, ok, "with two or more different letters", "E.g. ACGT."

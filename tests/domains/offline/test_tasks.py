@@ -220,6 +220,8 @@ def test_a_table_that_contradicts_itself_is_no_oracle() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: CategoricalSpace(length=2.5, alphabet="AC"), "`length` as a whole number, got 2.5"),  # type: ignore[arg-type]
+        (lambda: CategoricalSpace(length=2, alphabet=["AA", "C"]), "`alphabet` as one text of all letters"),  # type: ignore[arg-type]
         (lambda: AtMostQuantile(quantile=50), "AtMostQuantile: expected `quantile` in .0, 1., got 50"),
         (lambda: SampleBelow(quantile=0.0, count=3, seed=0), "SampleBelow: expected `quantile`"),
         (lambda: SampleBelow(quantile=0.5, count=0, seed=0), "SampleBelow: expected `count` >= 1"),
