@@ -22,6 +22,7 @@ from sciopt.domains.offline import (
     gb1,
     tf_bind_8,
 )
+from sciopt.domains.offline.proposal import propose
 from tests.benchmarks.offline_comparison import run
 from tests.benchmarks.table import Measured, PeerMissing, bar
 
@@ -126,6 +127,35 @@ def mutants_median() -> Measured:
 @bar("committee on GB1, two mutations visible: best of 128", tier="validate", bar=">= 0.9")
 def mutants_best() -> Measured:
     return Measured(committee()[-1].best, note(committee()[-1]))
+
+
+@lru_cache
+def proposed() -> list[BatchReport]:
+    """`propose` with its defaults on the same 8 samples of GB1, as on a user's own table."""
+    reports = []
+    for seed in range(SEEDS):
+        task = gb1(rule=SampleBelow(quantile=0.99, count=2000, seed=seed))
+        visible, pool = task.visible(), task.pool()
+        assert pool is not None
+        batch = propose(task.space.decode(visible.designs), visible.scores, n=DESIGNS, pool=task.space.decode(pool))
+        (name,) = batch.space.names
+        report = evaluate_batch(task, task.space.encode([row[name] for row in batch.rows]))
+        if report.distinct < DESIGNS or report.unseen < 1:
+            raise ValueError(f"GB1: expected {DESIGNS} new designs, got {note(report)}.")
+        reports.append(report)
+    return reports
+
+
+@bar("propose on GB1, 2,000 visible: median of 128, median over 8 samples", tier="validate", bar=">= 0.30")
+def proposed_median() -> Measured:
+    found = [report.median for report in proposed()]
+    return Measured(statistics.median(found), ", ".join(f"{value:.3f}" for value in found))
+
+
+@bar("propose on GB1, 2,000 visible: best of 128, median over 8 samples", tier="validate", bar=">= 0.8")
+def proposed_best() -> Measured:
+    found = [report.best for report in proposed()]
+    return Measured(statistics.median(found), ", ".join(f"{value:.3f}" for value in found))
 
 
 @bar("ranking on CRX, EGR2, NR1H4: median above the best other's mean, least of the three", tier="validate", bar="> 0")
