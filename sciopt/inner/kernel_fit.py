@@ -177,7 +177,8 @@ def fit_kernel(
         generator: draws them; None: seed 0.
 
     Returns:
-        `KernelFit`, with the status of its solve: a float32 solve that rounding stops early is STAGNATED and usable.
+        `KernelFit`, with the status of its solve. A float32 solve with a stored matrix that rounding stops early is STAGNATED
+        and usable; without one, vectors are float64, only entries of K and the coefficients at the end are rounded.
 
     Raises:
         ValueError: for NaN, shapes that do not fit, negative weights, no row of positive weight, or ``penalty <= 0``.
@@ -237,7 +238,7 @@ def fit_kernel(
             f"{owner}: expected `targets` of shape (n,) above {dense_points} points, got {tuple(targets.shape)}. Fit one "
             "column at a time, or raise `dense_points`."
         )
-    operator = kernel_operator(kernel, points, noise)
+    operator = kernel_operator(kernel, points, noise.to(torch.float64), dtype=torch.float64)
     if len(points) <= stored_points:
         with torch.no_grad():
             stored = gram(kernel, points)
@@ -249,9 +250,9 @@ def fit_kernel(
         nystrom = ColumnNystrom(kernel=kernel, points=points, noise=noise, rank=columns, generator=source)
         apply = nystrom.build(operator)
         solver = CG(rtol=rtol, preconditioner=_Built(apply=apply), ritz=False)
-        solution = linear_solve(operator, targets, solver, throw=False)
+        solution = linear_solve(operator, targets.to(operator.dtype), solver, throw=False)
     scale = float(torch.linalg.vector_norm(targets)) or 1.0
     return KernelFit(
-        kernel=kernel, points=points, coefficients=solution.value, noise=noise, status=solution.status,
+        kernel=kernel, points=points, coefficients=solution.value.to(points.dtype), noise=noise, status=solution.status,
         residual=float(solution.residual_norm) / scale, num_steps=int(solution.num_steps), rtol=rtol, apply=apply,
     )  # fmt: skip

@@ -17,8 +17,8 @@ from sciopt.inner import (
     merge_duplicates,
     weighted_kernel_ridge,
 )
-from sciopt.kernels import NTK, RBF, DenseNetwork, Erf, Linear, cross_matrix, gram, kernel_product
-from sciopt.linsolve import CG, NystromPreconditioner
+from sciopt.kernels import NTK, RBF, DenseNetwork, Erf, Linear, cross_matrix, gram, kernel_operator, kernel_product
+from sciopt.linsolve import CG, NystromPreconditioner, linear_solve
 from sciopt.solution import Status
 from tests.helpers import randn
 
@@ -224,6 +224,20 @@ def test_float32_and_many_targets(data) -> None:
     single = fit_kernel(RBF(), x.float(), y.float(), 0.1, dense_points=5, rank=5)
     assert single.mean(x.float()).dtype == torch.float32 and single.num_steps > 0
     torch.testing.assert_close(single.mean(x.float()).double(), fit.mean(x)[:, 0], rtol=1e-3, atol=1e-3)
+
+
+def test_float32_without_a_matrix_sums_in_double_precision(generator: torch.Generator) -> None:
+    x = randn(1000, 4, generator=generator)
+    y, kernel = torch.sin(x[:, 0]) + x[:, 1], NTK(DenseNetwork(hidden_layers=3))
+    exact = fit_kernel(kernel, x, y, 1e-3)
+    single = fit_kernel(kernel, x.float(), y.float(), 1e-3, dense_points=5, rtol=1e-5)
+    assert single.status is Status.CONVERGED and single.coefficients.dtype == torch.float32
+    operator = kernel_operator(kernel, x.float(), 1e-3)
+    rounded = linear_solve(operator, y.float(), CG(rtol=1e-5), throw=False)
+    assert int(rounded.status) != Status.CONVERGED  # sums in float32 end at their rounding
+    new = randn(200, 4, generator=generator)
+    error = single.mean(new.float()).double() - exact.mean(new)
+    assert float(error.norm() / exact.mean(new).norm()) < 1e-3
 
 
 def test_merging_keeps_the_weighted_sums() -> None:
