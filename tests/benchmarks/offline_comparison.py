@@ -83,7 +83,7 @@ SEARCHES: dict[str, tuple[Callable[[AbstractTask], AbstractSearch | None], bool]
     "EvolutionarySearch": (lambda task: EvolutionarySearch(rounds=10, allowed=feasible(task)), True),
     "ExhaustiveRanking": (lambda task: enumerable(task, ExhaustiveRanking()), False),
     "ExhaustiveRanking, double strands": (lambda task: double_strands(task), False),
-    "CommitteeRanking": (lambda task: enumerable(task, CommitteeRanking()), False),
+    "CommitteeRanking": (lambda task: enumerable(task, CommitteeRanking()), True),
     "MotifSearch": (lambda task: movable(task), True),
     "propose": (lambda task: Proposing(symmetry=strands(task)), False),
 }
