@@ -37,7 +37,10 @@ def pivoted_cholesky(
         tolerance: share of the trace at which to stop early.
 
     Returns:
-        F ``(n, r)``, and what is left of the diagonal ``(n,)``, not negative.
+        F ``(n, r)``, and what is left of the diagonal ``(n,)``, not negative; both in units of the kernel.
+
+    Raises:
+        ValueError: for options out of range.
 
     Example:
         >>> from sciopt.kernels import Linear
@@ -49,7 +52,9 @@ def pivoted_cholesky(
     References:
         Chen, Epperly, Tropp, Webber. "Randomly pivoted Cholesky". Comm. Pure Appl. Math. 78, 2025, algorithm 4 (blocks).
     """
-    n = len(points)
+    owner, n = "pivoted_cholesky", len(points)
+    check_option(owner, "rank", rank, rank >= 1, ">= 1", "500 is a good start.")
+    check_option(owner, "tolerance", tolerance, 0 <= tolerance < 1, "in [0, 1)", "0 stops at rounding.")
     with torch.no_grad():
         left = kernel.diagonal(points).clamp(min=0)
         trace, eps = float(left.sum()), torch.finfo(left.dtype).eps
@@ -88,7 +93,7 @@ class ColumnNystrom(AbstractPreconditioner):
     Args:
         kernel: the kernel.
         points: ``(n, *point)``.
-        noise: ``(n,)``, >= 0.
+        noise: ``(n,)``, >= 0, in units of the kernel.
         rank: columns, >= 1; memory is ``rank * n``.
         generator: draws the columns.
 

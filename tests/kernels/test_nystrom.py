@@ -112,3 +112,7 @@ def test_bad_calls_say_what_was_expected(generator: torch.Generator) -> None:
     made = ColumnNystrom(kernel=RBF(), points=x, noise=noise, rank=2, generator=generator)
     with pytest.raises(ValueError, match="expected an operator on vectors of 3 numbers, one per point, got 2"):
         made.build(kernel_operator(RBF(), x[:2], noise[:2]))
+    with pytest.raises(ValueError, match="pivoted_cholesky: expected `rank` >= 1, got 0"):
+        pivoted_cholesky(RBF(), x, 0, generator)
+    with pytest.raises(ValueError, match=r"expected `tolerance` in \[0, 1\), got 1.0"):
+        pivoted_cholesky(RBF(), x, 2, generator, tolerance=1.0)
