@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from sciopt.domains.offline import (
     BDI,
+    AbstractTask,
     BatchReport,
     CommitteeRanking,
     Ehrlich,
@@ -22,8 +25,7 @@ from sciopt.domains.offline import (
     gb1,
     tf_bind_8,
 )
-from sciopt.domains.offline.proposal import propose
-from tests.benchmarks.offline_comparison import run
+from tests.benchmarks.offline_comparison import Proposing, run
 from tests.benchmarks.table import Measured, PeerMissing, bar
 
 DESIGNS, SEEDS = 128, 8
@@ -34,6 +36,19 @@ def note(report: BatchReport) -> str:
         f"best {report.best:.4f}, median {report.median:.4f}, {report.distinct} distinct, novelty {report.novelty:.3f}, "
         f"diversity {report.diversity:.3f}"
     )
+
+
+def judged(task: AbstractTask, designs: Tensor) -> BatchReport:
+    """The report of a batch that is as large, as distinct and as new as it has to be."""
+    report = evaluate_batch(task, designs)
+    if report.distinct < DESIGNS or report.unseen < 1:
+        raise ValueError(f"{type(task).__name__}: expected {DESIGNS} new designs, got {note(report)}.")
+    return report
+
+
+def over(values: Sequence[float], summary: Callable[[Sequence[float]], float]) -> Measured:
+    """One number of several seeds, with all of them as the note."""
+    return Measured(summary(values), ", ".join(f"{value:.3f}" for value in values))
 
 
 @lru_cache
@@ -78,7 +93,7 @@ def ranked() -> BatchReport:
     task = tf_bind_8()
     search = ExhaustiveRanking(symmetry=ReverseComplement())
     made = search.propose(task.space, task.visible(), DESIGNS, generator=torch.Generator())
-    return evaluate_batch(task, made.designs)
+    return judged(task, made.designs)
 
 
 @bar("ranking on TF-Bind-8: best of 128", tier="validate", bar=">= 0.98")
@@ -100,23 +115,18 @@ def committee() -> list[BatchReport]:
         task = gb1(rule=rule)
         generator = torch.Generator().manual_seed(0)
         made = CommitteeRanking().propose(task.space, task.visible(), DESIGNS, generator=generator, pool=task.pool())
-        report = evaluate_batch(task, made.designs)
-        if report.distinct < DESIGNS or report.unseen < 1:
-            raise ValueError(f"GB1: expected {DESIGNS} new designs, got {note(report)}.")
-        reports.append(report)
+        reports.append(judged(task, made.designs))
     return reports
 
 
 @bar("committee on GB1, 2,000 visible: median of 128, median over 8 samples", tier="validate", bar=">= 0.30")
 def sampled_median() -> Measured:
-    found = [report.median for report in committee()[:SEEDS]]
-    return Measured(statistics.median(found), ", ".join(f"{value:.3f}" for value in found))
+    return over([report.median for report in committee()[:SEEDS]], statistics.median)
 
 
 @bar("committee on GB1, 2,000 visible: best of 128, median over 8 samples", tier="validate", bar=">= 0.8")
 def sampled_best() -> Measured:
-    found = [report.best for report in committee()[:SEEDS]]
-    return Measured(statistics.median(found), ", ".join(f"{value:.3f}" for value in found))
+    return over([report.best for report in committee()[:SEEDS]], statistics.median)
 
 
 @bar("committee on GB1, two mutations visible: median of 128", tier="validate", bar=">= 0.45")
@@ -135,27 +145,20 @@ def proposed() -> list[BatchReport]:
     reports = []
     for seed in range(SEEDS):
         task = gb1(rule=SampleBelow(quantile=0.99, count=2000, seed=seed))
-        visible, pool = task.visible(), task.pool()
-        assert pool is not None
-        batch = propose(task.space.decode(visible.designs), visible.scores, n=DESIGNS, pool=task.space.decode(pool))
-        (name,) = batch.space.names
-        report = evaluate_batch(task, task.space.encode([row[name] for row in batch.rows]))
-        if report.distinct < DESIGNS or report.unseen < 1:
-            raise ValueError(f"GB1: expected {DESIGNS} new designs, got {note(report)}.")
-        reports.append(report)
+        generator = torch.Generator().manual_seed(0)
+        made = Proposing().propose(task.space, task.visible(), DESIGNS, generator=generator, pool=task.pool())
+        reports.append(judged(task, made.designs))
     return reports
 
 
 @bar("propose on GB1, 2,000 visible: median of 128, median over 8 samples", tier="validate", bar=">= 0.30")
 def proposed_median() -> Measured:
-    found = [report.median for report in proposed()]
-    return Measured(statistics.median(found), ", ".join(f"{value:.3f}" for value in found))
+    return over([report.median for report in proposed()], statistics.median)
 
 
 @bar("propose on GB1, 2,000 visible: best of 128, median over 8 samples", tier="validate", bar=">= 0.8")
 def proposed_best() -> Measured:
-    found = [report.best for report in proposed()]
-    return Measured(statistics.median(found), ", ".join(f"{value:.3f}" for value in found))
+    return over([report.best for report in proposed()], statistics.median)
 
 
 @lru_cache
@@ -166,23 +169,18 @@ def committee_on_dna() -> list[BatchReport]:
     for seed in range(SEEDS):
         generator = torch.Generator().manual_seed(seed)
         made = CommitteeRanking().propose(task.space, task.visible(), DESIGNS, generator=generator)
-        report = evaluate_batch(task, made.designs)
-        if report.distinct < DESIGNS or report.unseen < 1:
-            raise ValueError(f"SIX6: expected {DESIGNS} new designs, got {note(report)}.")
-        reports.append(report)
+        reports.append(judged(task, made.designs))
     return reports
 
 
 @bar("committee on TF-Bind-8: best of 128, least of 8 seeds", tier="validate", bar=">= 0.98")
 def committee_best() -> Measured:
-    found = [report.best for report in committee_on_dna()]
-    return Measured(min(found), ", ".join(f"{value:.3f}" for value in found))
+    return over([report.best for report in committee_on_dna()], min)
 
 
 @bar("committee on TF-Bind-8: median of 128, least of 8 seeds", tier="validate", bar=">= 0.85")
 def committee_median() -> Measured:
-    found = [report.median for report in committee_on_dna()]
-    return Measured(min(found), ", ".join(f"{value:.3f}" for value in found))
+    return over([report.median for report in committee_on_dna()], min)
 
 
 @bar("ranking on CRX, EGR2, NR1H4: median above the best other's mean, least of the three", tier="validate", bar="> 0")
@@ -212,9 +210,7 @@ def ehrlich() -> Measured:
     for seed in range(SEEDS):
         task = Ehrlich(seed=seed)
         generator = torch.Generator().manual_seed(seed)
-        report = evaluate_batch(
-            task, MotifSearch().propose(task.space, task.visible(), DESIGNS, generator=generator).designs
-        )
+        report = judged(task, MotifSearch().propose(task.space, task.visible(), DESIGNS, generator=generator).designs)
         hits += report.best == 1.0
         medians.append(f"{report.median:.3f}")
     return Measured(float(hits), f"medians {', '.join(medians)}")
